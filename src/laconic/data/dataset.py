@@ -1,0 +1,90 @@
+"""Data as arrays: a split is inputs and labels, a data set is its splits."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from laconic.errors import LaconicError
+
+Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+"""Changes a float batch `(n, ...)` at random, drawing only from the generator; the shape stays."""
+
+
+@dataclass(frozen=True)
+class Split:
+    """Examples with their labels.
+
+    Inputs are kept as they are stored (bytes for images) and become float32 `(inputs - mean) / std` when a batch is drawn.
+    """
+
+    inputs: NDArray[Any]  # (n, ...), channels first; uint8 or float32
+    labels: NDArray[Any]  # (n,), class numbers from 0
+    mean: tuple[float, ...] = ()  # per channel (axis 1), in the unit of `inputs`; empty: inputs are used as they are
+    std: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.inputs) != len(self.labels):
+            raise LaconicError(f"a split needs as many labels as inputs; there are {len(self.inputs)} inputs and {len(self.labels)} labels")
+        if len(self.inputs) == 0:
+            raise LaconicError("a split needs at least one example; this one is empty")
+        if self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer):
+            raise LaconicError(f"labels must be one whole number per example; got {self.labels.dtype} of shape {self.labels.shape}")
+        if len(self.mean) != len(self.std):
+            raise LaconicError(f"mean and std need one number per channel each; got {len(self.mean)} and {len(self.std)}")
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def take(self, indices: Any) -> "Split":
+        """Return the examples at `indices` (anything that indexes the first axis of an array)."""
+        return replace(self, inputs=self.inputs[indices], labels=self.labels[indices])
+
+    def arrays(self, indices: Any) -> NDArray[np.float32]:
+        """Return the inputs at `indices` as the network takes them: float32, normalised."""
+        batch = np.asarray(self.inputs[indices], dtype=np.float32)
+        if self.mean:
+            shape = (1, -1) + (1,) * (batch.ndim - 2)
+            batch = (batch - np.float32(self.mean).reshape(shape)) / np.float32(self.std).reshape(shape)
+        return np.ascontiguousarray(batch, dtype=np.float32)
+
+    def batch(self, indices: Any) -> tuple[Tensor, Tensor]:
+        """Return the inputs (float32, normalised) and labels (int64) at `indices` as tensors."""
+        return torch.from_numpy(self.arrays(indices)), torch.from_numpy(np.asarray(self.labels[indices], dtype=np.int64))
+
+    def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all examples in order, `size` at a time."""
+        for start in range(0, len(self), size):
+            yield self.batch(slice(start, start + size))
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """The splits of a data set as its makers publish them.
+
+    `train` may be missing (post-training work only); then `calibration` must be there. Only `test` is scored on the receipt.
+    """
+
+    test: Split
+    train: Split | None = None
+    calibration: Split | None = None  # inputs that set ranges; drawn from `train` where the makers name none
+    validation: Split | None = None  # selection; cut from `train` where the makers name none
+    augment: Augment | None = None  # used in training only
+    classes: tuple[str, ...] = field(default=())
+    name: str = "data"
+    source: str = ""  # where it comes from and under which licence, for the receipt
+
+
+@dataclass(frozen=True)
+class Splits:
+    """Four parts with separate duties; no example of `test` is in any other."""
+
+    train: Split | None
+    calibration: Split
+    validation: Split
+    test: Split
+    augment: Augment | None = None

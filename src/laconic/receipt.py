@@ -1,0 +1,178 @@
+"""The receipt: what was measured of the network before and after, where, and from what.
+
+Accuracies are shares in [0, 1], drops are percentage points, times are seconds, sizes are bytes; a meter that is absent is None.
+"""
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
+
+from laconic.errors import LaconicError
+from laconic.files import write_text
+
+_plain = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+
+
+@_plain
+class Interval:
+    """A median with its 95 % confidence interval."""
+
+    median: float
+    low: float
+    high: float
+
+
+@_plain
+class Layer:
+    """One layer that holds parameters, before and after."""
+
+    name: str
+    kind: str  # the operation: conv2d, linear, ...
+    parameters_before: int
+    parameters_after: int
+    nonzero_after: int
+    macs_before: int
+    macs_after: int
+    bytes_before: int
+    bytes_after: int
+
+
+@_plain
+class Measurement:
+    """One network, exported to one file, measured in a fresh process."""
+
+    file: str
+    runtime: str
+    file_bytes: int
+    parameters: int
+    nonzero_parameters: int
+    macs: int  # multiply-accumulates of one example
+    accuracy: float  # top-1 on the test split, share in [0, 1]
+    accuracy_top5: float | None  # None where there are 5 classes or fewer
+    accuracy_per_class: dict[str, float]
+    examples: int  # how many test examples were scored
+    latency_seconds: Interval  # of one batch of 1
+    throughput_batch: int  # examples per batch when throughput was measured
+    throughput_per_second: float  # examples per second at that batch
+    peak_memory_bytes: int  # resident set of a fresh process that loads the file and runs it at batch 1
+    joules: float | None  # per example at batch 1; None: no meter
+
+
+@_plain
+class Ratios:
+    """How many times smaller and faster the artifact is; above 1 is better."""
+
+    smaller: float  # file bytes before / after
+    faster: Interval  # latency before / after at batch 1, paired and interleaved
+    throughput: float
+
+
+@_plain
+class Budget:
+    """What was asked for; None: not asked."""
+
+    max_drop: float | None = None  # percentage points of accuracy
+    smaller: float | None = None  # file bytes before / after, at least
+    faster: float | None = None  # latency before / after, at least
+    max_bytes: int | None = None
+    max_latency_ms: float | None = None
+
+
+@_plain
+class JournalEntry:
+    """One finished step: what it did to the program."""
+
+    step: str  # as in a recipe: "prune.Magnitude"
+    settings: dict[str, Any]
+    seconds: float
+    bytes_before: int  # of the program, every weight in its packed form
+    bytes_after: int
+    macs_before: int
+    macs_after: int
+    score_before: float  # on the validation split, share in [0, 1]
+    score_after: float
+    notes: tuple[str, ...] = ()
+
+
+@_plain
+class Attempt:
+    """One recipe of the ladder, as measured on its file (validation split)."""
+
+    name: str
+    recipe: list[dict[str, dict[str, Any]]]
+    drop_points: float  # validation accuracy lost, percentage points; negative: gained
+    smaller: float
+    faster: float
+    file_bytes: int
+    latency_ms: float
+    missed: tuple[str, ...]  # which limits it misses, in words; empty: it meets the budget
+
+
+@_plain
+class Hashes:
+    """SHA-256 of what went in and what came out."""
+
+    model: str
+    data: str
+    artifact: str
+    baseline: str
+
+
+@_plain
+class Receipt:
+    """Everything claimed about one artifact."""
+
+    before: Measurement
+    after: Measurement
+    ratios: Ratios
+    drop_points: float  # test accuracy lost, percentage points; negative: gained
+    budget: Budget
+    met: bool
+    missed: tuple[str, ...]  # limits that the artifact misses, in words
+    recipe: list[dict[str, dict[str, Any]]]
+    runtime: dict[str, str]  # name, version, threads, precision ...
+    environment: dict[str, str]
+    data: dict[str, Any]
+    model: dict[str, Any]
+    seed: int
+    threads: int
+    hashes: Hashes
+    layers: tuple[Layer, ...]
+    journal: tuple[JournalEntry, ...]
+    attempts: tuple[Attempt, ...]
+    command: str
+    version: str
+
+
+_adapter = TypeAdapter(Receipt)
+
+
+def to_json(receipt: Receipt) -> str:
+    """Return the receipt as indented JSON text."""
+    return _adapter.dump_json(receipt, indent=2).decode() + "\n"
+
+
+def write_receipt(receipt: Receipt, folder: Path) -> Path:
+    """Write `receipt.json` into `folder` and return its path."""
+    path = folder / "receipt.json"
+    write_text(path, to_json(receipt))
+    return path
+
+
+def read_receipt(folder: Path) -> Receipt:
+    """Read `folder/receipt.json`.
+
+    Raises:
+        LaconicError: there is none, or it is not a whole receipt.
+    """
+    path = folder / "receipt.json"
+    if not path.is_file():
+        raise LaconicError(f"no receipt at {path}: give the folder that `laconic shrink --out` or `laconic compress --out` wrote")
+    try:
+        return _adapter.validate_json(path.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise LaconicError(f"{path} is not a whole receipt: {where or 'file'}: {first['msg']}") from None
