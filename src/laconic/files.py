@@ -4,7 +4,7 @@ import hashlib
 import os
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from laconic.errors import LaconicError
@@ -27,7 +27,8 @@ def whole_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise LaconicError(f"cannot write {path}: {error.strerror or error}; choose another --out or make room") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that cannot be written cannot be tidied either
+            temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

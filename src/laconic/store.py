@@ -1,8 +1,22 @@
-"""Content-addressed runs: a finished piece of work is kept under a name made from everything that went into it."""
+"""Content-addressed runs: a finished piece of work is kept under a name made from everything that went into it.
+
+A run that was killed finds its finished pieces by those names and goes on; a run with other settings never finds a wrong one.
+"""
 
 import hashlib
 import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from pydantic import TypeAdapter
+
+from laconic.errors import LaconicError
+from laconic.files import write_text
+from laconic.program import Program, load, save
+from laconic.receipt import JournalEntry
 
 
 def key(*parts: Any) -> str:
@@ -11,5 +25,64 @@ def key(*parts: Any) -> str:
     >>> key({"a": 1, "b": 2}) == key({"b": 2, "a": 1})
     True
     """
-    text = json.dumps(parts, sort_keys=True, default=str)
+    text = json.dumps(parts, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A folder of finished pieces of work."""
+
+    folder: Path
+
+    def step(self, name: str) -> tuple[Program, JournalEntry] | None:
+        """Return the program and journal entry that a finished step left under `name`, or None."""
+        entry = self.folder / f"{name}.json"
+        if not entry.is_file():
+            return None
+        return load(self.folder / f"{name}.safetensors"), _entries.validate_json(entry.read_bytes())
+
+    def keep_step(self, name: str, program: Program, entry: JournalEntry) -> None:
+        """Keep a finished step; the entry is written last, so that a step is finished when its entry is there."""
+        save(program, self.folder / f"{name}.safetensors")
+        write_text(self.folder / f"{name}.json", _entries.dump_json(entry, indent=1).decode())
+
+    def value(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return the JSON value kept under `name`, making and keeping it first where there is none."""
+        path = self.folder / f"{name}.json"
+        if path.is_file():
+            return json.loads(path.read_text())
+        made = make()
+        write_text(path, json.dumps(made, indent=1))
+        return made
+
+    def checkpoints(self, name: str) -> Path:
+        """Return the folder in which the unfinished work called `name` keeps its checkpoints."""
+        return self.folder / f"{name}.unfinished"
+
+
+_entries = TypeAdapter(JournalEntry)
+
+
+def writable(folder: Path) -> Path:
+    """Make sure, before any work, that files can be written into `folder`; returns it.
+
+    Raises:
+        LaconicError: it is a file, read-only, or its disk is full.
+    """
+    probe = folder / f".writable-{os.getpid()}"
+    write_text(probe, "x" * 4096)
+    probe.unlink()
+    return folder
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        LaconicError: there is none, or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LaconicError(f"{path} cannot be read: {error}") from None

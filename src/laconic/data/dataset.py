@@ -49,7 +49,7 @@ class Split:
         batch = np.asarray(self.inputs[indices], dtype=np.float32)
         if self.mean:
             shape = (1, -1) + (1,) * (batch.ndim - 2)
-            batch = (batch - np.float32(self.mean).reshape(shape)) / np.float32(self.std).reshape(shape)
+            batch = (batch - np.array(self.mean, np.float32).reshape(shape)) / np.array(self.std, np.float32).reshape(shape)
         return np.ascontiguousarray(batch, dtype=np.float32)
 
     def batch(self, indices: Any) -> tuple[Tensor, Tensor]:
@@ -88,3 +88,9 @@ class Splits:
     validation: Split
     test: Split
     augment: Augment | None = None
+
+
+def parts(data: Dataset | Splits) -> dict[str, Split]:
+    """Return the splits that are there, by name, in the order train, calibration, validation, test."""
+    named = {"train": data.train, "calibration": data.calibration, "validation": data.validation, "test": data.test}
+    return {name: part for name, part in named.items() if part is not None}

@@ -1,1 +1,5 @@
-"""TODO"""
+"""Distillation: a small network learns from a large one."""
+
+from laconic.distill.response import Response
+
+__all__ = ["Response"]

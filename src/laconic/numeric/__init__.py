@@ -1,1 +1,1 @@
-"""TODO"""
+"""Mathematics on tensors: tensors in, tensors out, nothing about programs."""

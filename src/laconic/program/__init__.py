@@ -1,1 +1,33 @@
-"""TODO"""
+"""Networks as programs: captured once, then read, represented, edited, saved."""
+
+from laconic.program.capture import Example, Input, Program, capture, clone, example_of, place, read, tidy, write_back
+from laconic.program.file import load, save
+from laconic.program.fold import fold_batch_norm
+from laconic.program.represent import Mask, Representation, Uniform, bake, packed, packed_bytes, represent, represent_edge
+from laconic.program.select import Weight, weights
+
+__all__ = [
+    "Example",
+    "Input",
+    "Mask",
+    "Program",
+    "Representation",
+    "Uniform",
+    "Weight",
+    "bake",
+    "capture",
+    "clone",
+    "example_of",
+    "fold_batch_norm",
+    "load",
+    "packed",
+    "packed_bytes",
+    "place",
+    "read",
+    "represent",
+    "represent_edge",
+    "save",
+    "tidy",
+    "weights",
+    "write_back",
+]

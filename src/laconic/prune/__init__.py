@@ -1,1 +1,5 @@
-"""TODO"""
+"""Pruning: weights that are zero, structures that are gone."""
+
+from laconic.prune.magnitude import Magnitude
+
+__all__ = ["Magnitude"]

@@ -1,1 +1,5 @@
-"""TODO"""
+"""Quantization: fewer bits for weights and activations."""
+
+from laconic.quantize.static import Static
+
+__all__ = ["Static"]

@@ -1,1 +1,21 @@
-"""TODO"""
+"""Runtimes: each module writes a program to a file it executes (`export`), says what it keeps as such (`KEEPS`) and opens files (`load`)."""
+
+import importlib
+from types import ModuleType
+
+from laconic.errors import unknown
+
+__all__ = ["NAMES", "runtime"]
+
+NAMES = ("onnxruntime",)
+
+
+def runtime(name: str) -> ModuleType:
+    """Return the runtime's module.
+
+    Raises:
+        LaconicError: there is no such runtime.
+    """
+    if name not in NAMES:
+        raise unknown("runtime", name, NAMES)
+    return importlib.import_module(f"laconic.runtimes.{name}")

@@ -1,1 +1,6 @@
-"""TODO"""
+"""Networks by name, the user's own, and weights from a file."""
+
+from laconic.zoo.models import MODELS, load
+from laconic.zoo.weights import load_weights
+
+__all__ = ["MODELS", "load", "load_weights"]

@@ -1,0 +1,72 @@
+"""What a step may use: data, a score, a teacher, the training loop, randomness and a journal."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from laconic.data import Split, Splits
+from laconic.errors import LaconicError
+from laconic.program import Program
+from laconic.train import Fitted, Loss, Training, cross_entropy, fit, top1
+
+Score: TypeAlias = Callable[[nn.Module, Split], float]
+"""How good a network is on a split; higher is better. For classifiers: the share of right answers."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything around a program that a step may read. Frozen; only the journal grows."""
+
+    splits: Splits
+    score: Score = top1
+    teacher: Program | None = None  # the network as it came; `compress` sets it where it is None
+    device: torch.device = torch.device("cpu")
+    seed: int = 0
+    folder: Path | None = None  # where unfinished training keeps its checkpoints; None: nowhere
+    notes: list[str] = field(default_factory=list)  # what steps say to the reader of the receipt
+
+    def note(self, text: str) -> None:
+        """Write a sentence into the journal of the running step."""
+        self.notes.append(text)
+
+    def generator(self) -> torch.Generator:
+        """Return a new generator at this run's seed."""
+        return torch.Generator().manual_seed(self.seed)
+
+    def example(self, batch: int = 2) -> tuple[Tensor, ...]:
+        """Return real inputs, `batch` of them, to run or export a program with."""
+        inputs, _ = self.splits.calibration.batch(slice(0, batch))
+        while len(inputs) < batch:
+            inputs = torch.cat([inputs, inputs])[:batch]
+        return (inputs.to(self.device),)
+
+    def calibration(self, batch: int = 64) -> Iterator[Tensor]:
+        """Yield the unlabelled calibration inputs in batches."""
+        for inputs, _ in self.splits.calibration.batches(batch):
+            yield inputs.to(self.device)
+
+    def fit(self, program: Program, training: Training, loss: Loss = cross_entropy, progress: str = "training") -> Fitted:
+        """Train `program` in place on the training split, resuming a checkpoint of the same training where there is one.
+
+        Raises:
+            LaconicError: there is no training data.
+        """
+        if self.splits.train is None:
+            raise LaconicError("this step trains, and the data has no training split; use post-training steps only, or data with a `train` part")
+        return fit(
+            program,
+            self.splits.train,
+            training,
+            loss=loss,
+            validation=self.splits.validation,
+            score=self.score,
+            augment=self.splits.augment,
+            seed=self.seed,
+            device=self.device,
+            folder=self.folder,
+            progress=progress,
+        )

@@ -1,0 +1,80 @@
+"""The contract of every step, checked by the engine: something changed, the network still runs and trains, earlier gains are kept."""
+
+import hashlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from laconic.context import Context
+from laconic.errors import LaconicError
+from laconic.program import Mask, Program, Uniform, clone, weights
+from laconic.program.represent import edges, represented
+
+
+@dataclass(frozen=True)
+class State:
+    """What earlier steps gained, and a fingerprint of everything."""
+
+    fingerprint: str
+    zeros: dict[str, Tensor]  # by weight: True where a mask holds a zero
+    bits: dict[str, int]  # by weight or edge: width of its codes
+    entries: dict[str, int]  # by weight: how many
+
+
+def state_of(program: Program) -> State:
+    """Record what a step must not lose."""
+    zeros, bits = dict[str, Tensor](), dict[str, int]()
+    for name, forms in represented(program):
+        zeros |= {name: ~form.keep for form in forms if isinstance(form, Mask)}
+        bits |= {name: form.bits for form in forms if isinstance(form, Uniform)}
+    bits |= {str(node.target): form.bits for node, form in edges(program).items() if isinstance(form, Uniform)}
+    return State(fingerprint(program), zeros, bits, {weight.name: weight.value.numel() for weight in weights(program)})
+
+
+def fingerprint(program: Program) -> str:
+    """Return a SHA-256 of the graph and of every tensor's bytes."""
+    digest = hashlib.sha256(str(program.graph).encode())
+    for name, tensor in program.state_dict().items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def check(name: str, before: State, program: Program, context: Context) -> None:
+    """Hold a step to its contract.
+
+    Raises:
+        LaconicError: the step changed nothing, broke the network, or undid an earlier gain; says which.
+    """
+    after = state_of(program)
+    if after.fingerprint == before.fingerprint:
+        raise LaconicError(f"{name} changed nothing: its settings leave this network as it was; choose stronger settings or drop the step")
+    _check_gains(name, before, after)
+    _check_runs(name, program, context)
+
+
+def _check_gains(name: str, before: State, after: State) -> None:
+    for weight, zeros in before.zeros.items():
+        kept = after.zeros.get(weight)
+        if weight in after.entries and (kept is None or (kept.shape == zeros.shape and bool((zeros & ~kept).any()))):
+            raise LaconicError(f"{name} undid the pruning of {weight}: entries that were held at zero are free again")
+    for quantized, bits in before.bits.items():
+        if (quantized in after.entries or quantized in after.bits) and after.bits.get(quantized, 32) > bits:
+            raise LaconicError(f"{name} undid the quantization of {quantized}: it had {bits} bits")
+    for weight, entries in before.entries.items():
+        if after.entries.get(weight, 0) > entries:
+            raise LaconicError(f"{name} made {weight} larger: {entries} entries before, {after.entries[weight]} after")
+
+
+def _check_runs(name: str, program: Program, context: Context) -> None:
+    trial = clone(program).train()
+    outputs = trial(*context.example())
+    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    if not torch.isfinite(logits).all():
+        raise LaconicError(f"after {name} the network's outputs are not finite numbers")
+    trainable = [parameter for parameter in trial.parameters() if parameter.requires_grad]
+    if trainable and logits.requires_grad:
+        nn.functional.cross_entropy(logits.flatten(1), logits.flatten(1).argmax(1)).backward()
+    if not any(parameter.grad is not None for parameter in trainable):
+        raise LaconicError(f"after {name} the network cannot be trained any more: no parameter gets a gradient")

@@ -1,0 +1,39 @@
+"""Random changes of training images that keep their class.
+
+Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recognition", CVPR 2016, section 4.2 (CIFAR-10).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CropFlip:
+    """Shift every image by up to `padding` pixels, zeros coming in at the border, and mirror half of them left to right."""
+
+    padding: int = 4
+
+    def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
+        """Return a changed copy of `batch`.
+
+        Args:
+            batch: float, `(n, channels, height, width)`, normalised (so that zero is the mean colour).
+            generator: the only source of randomness; may live on another device than the batch.
+        """
+        count, channels, height, width = batch.shape
+        top, left = self._draw((2, count), 2 * self.padding + 1, generator).to(batch.device)
+        mirrored = self._draw((count, 1), 2, generator).to(batch.device).bool()
+        rows = top[:, None] + torch.arange(height, device=batch.device)  # (n, height), in the padded image
+        columns = torch.arange(width, device=batch.device).expand(count, -1)
+        columns = left[:, None] + torch.where(mirrored, columns.flip(1), columns)  # (n, width)
+        padded = F.pad(batch, [self.padding] * 4)
+        image = torch.arange(count, device=batch.device)[:, None, None, None]
+        channel = torch.arange(channels, device=batch.device)[:, None, None]
+        return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
+
+    @staticmethod
+    def _draw(shape: tuple[int, ...], high: int, generator: torch.Generator) -> Tensor:
+        return torch.randint(high, shape, generator=generator, device=generator.device)

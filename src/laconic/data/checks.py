@@ -1,0 +1,75 @@
+"""What is wrong with data, found before any work; and the hash that says which data it was."""
+
+import hashlib
+
+import numpy as np
+
+from laconic.data.dataset import Dataset, Split, Splits, parts
+from laconic.errors import LaconicError
+
+
+def check(dataset: Dataset) -> None:
+    """Check every split by itself and against `test`.
+
+    Raises:
+        LaconicError: inputs that are no numbers, not finite or of different shapes; labels out of range; a mean or std that does not fit.
+    """
+    shape = dataset.test.inputs.shape[1:]
+    for name, part in parts(dataset).items():
+        _check_inputs(name, part)
+        _check_normalisation(name, part)
+        _check_range(name, part, len(dataset.classes) or None, "the data set names {} classes")
+        if part.inputs.shape[1:] != shape:
+            raise LaconicError(f"inputs must have one shape; an example of {name} is {part.inputs.shape[1:]}, one of test is {shape}")
+
+
+def check_labels(splits: Splits, outputs: int) -> None:
+    """Check that every label is one of the network's `outputs`.
+
+    Raises:
+        LaconicError: naming the split, the index and the label.
+    """
+    for name, part in parts(splits).items():
+        _check_range(name, part, outputs, "the network has {} outputs")
+
+
+def fingerprint(dataset: Dataset) -> str:
+    """Return the SHA-256, in hexadecimal, of all splits: bytes, shapes and dtypes of their arrays, mean and std."""
+    digest = hashlib.sha256()
+    for name, part in parts(dataset).items():
+        digest.update(f"{name} {part.mean} {part.std}".encode())
+        for array in (part.inputs, part.labels):
+            digest.update(f" {array.dtype.str} {array.shape} ".encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
+
+
+def _check_inputs(name: str, part: Split) -> None:
+    if part.inputs.dtype.kind not in "buif":
+        raise LaconicError(f"inputs must be numbers; those of {name} are {part.inputs.dtype}")
+    if part.inputs.dtype.kind != "f":
+        return
+    broken = ~np.isfinite(part.inputs)
+    if broken.any():
+        first = int(broken.reshape(len(part), -1).any(axis=1).argmax())
+        raise LaconicError(f"{int(broken.sum())} numbers of the {name} inputs are NaN or infinite, first in example {first}; clean them")
+
+
+def _check_normalisation(name: str, part: Split) -> None:
+    channels = part.inputs.shape[1] if part.inputs.ndim > 1 else 1
+    if len(part.mean) not in (0, 1, channels):
+        raise LaconicError(f"mean and std of {name} have {len(part.mean)} numbers; its inputs have {channels} channels (axis 1)")
+    if not np.isfinite(part.mean).all() or not np.isfinite(part.std).all() or not (np.asarray(part.std) > 0).all():
+        raise LaconicError(f"mean of {name} must be finite and std above 0; got mean {part.mean}, std {part.std}")
+
+
+def _check_range(name: str, part: Split, limit: int | None, reason: str) -> None:
+    """Raise at the first label below 0, or not below `limit`."""
+    wrong = part.labels < 0
+    if limit is not None:
+        wrong |= part.labels >= limit
+    if not wrong.any():
+        return
+    index = int(wrong.argmax())
+    allowed = "labels count from 0" if limit is None else f"{reason.format(limit)}, so labels go from 0 to {limit - 1}"
+    raise LaconicError(f"label {part.labels[index]} at {name}[{index}] is out of range: {allowed}")

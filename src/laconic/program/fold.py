@@ -1,0 +1,93 @@
+"""Fold batch norm into the convolution or linear layer before it: the same function with fewer operations."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.nn.utils import parametrize
+
+from laconic.program.capture import Program, holder, place, read, tidy
+from laconic.program.represent import Mask, represented
+
+aten = torch.ops.aten
+_CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
+_FOLDABLE = (aten.linear.default, *(overload for conv in _CONVOLUTIONS for overload in (conv.default, conv.padding)))
+
+
+def fold_batch_norm(program: Program) -> list[str]:
+    """Fold every batch norm that alone reads a convolution or linear layer; returns the names of the layers folded into.
+
+    With `w' = w g / sqrt(v + eps)` and `b' = (b - m) g / sqrt(v + eps) + beta` the layer computes what both computed in eval mode (B. Jacob et al.,
+    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, eq. 14). Zeros stay zeros.
+    A quantized weight is not folded into, since its grid would be lost.
+    """
+    kept = {name for name, forms in represented(program) if not all(isinstance(form, Mask) for form in forms)}
+    folded = []
+    for norm in [node for node in program.graph.nodes if node.target is aten.batch_norm.default]:
+        layer = norm.args[0]
+        if _can_fold(layer, norm) and str(layer.args[1].target) not in kept:
+            _fold(program, layer, norm)
+            folded.append(str(layer.args[1].target))
+    tidy(program)
+    return folded
+
+
+def _can_fold(layer: fx.Node, norm: fx.Node) -> bool:
+    if layer.target not in _FOLDABLE or list(layer.users) != [norm] or norm.args[3] is None:
+        return False
+    sources = [argument for argument in layer.args[1:3] if isinstance(argument, fx.Node)]
+    channels_last_axis = layer.target is not aten.linear.default or len(layer.meta["val"].shape) == 2
+    return channels_last_axis and all(source.op == "get_attr" and len(source.users) == 1 for source in sources)
+
+
+def _fold(program: Program, layer: fx.Node, norm: fx.Node) -> None:
+    name = str(_argument(layer, 1).target)
+    weight = read(program, name).detach()
+    factor, shift = _scale_and_shift(program, norm)
+    bias = _argument(layer, 2)
+    before = read(program, str(bias.target)).detach() if bias is not None else torch.zeros_like(shift)
+    module, attribute = holder(program, name)
+    with torch.no_grad():
+        _assign(module, attribute, weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
+    set_bias(program, layer, before * factor + shift)
+    norm.replace_all_uses_with(layer)
+    program.graph.erase_node(norm)
+
+
+def set_bias(program: Program, layer: fx.Node, value: Tensor) -> None:
+    """Give a convolution or linear layer the bias `value` of shape (channels,), adding one where it has none."""
+    bias = _argument(layer, 2)
+    name = str(bias.target) if bias is not None else str(_argument(layer, 1).target).rpartition(".")[0] + ".bias"
+    place(program, name.lstrip("."), value)
+    if bias is None:
+        with program.graph.inserting_before(layer):
+            node = program.graph.get_attr(name.lstrip("."))
+        node.meta = {"val": value.detach()}
+        layer.args = (*layer.args[:2], node, *layer.args[3:])
+
+
+def bias_of(program: Program, layer: fx.Node) -> Tensor | None:
+    """Return the bias of a convolution or linear layer, shape (channels,), or None."""
+    bias = _argument(layer, 2)
+    return read(program, str(bias.target)).detach() if bias is not None else None
+
+
+def _argument(node: fx.Node, position: int) -> Any:
+    return node.args[position] if len(node.args) > position else None
+
+
+def _assign(module: Any, attribute: str, value: Tensor) -> None:
+    if parametrize.is_parametrized(module, attribute):
+        setattr(module, attribute, value)
+    else:
+        getattr(module, attribute).copy_(value)
+
+
+def _scale_and_shift(program: Program, norm: fx.Node) -> tuple[Tensor, Tensor]:
+    gain, offset, mean, variance = (read(program, str(a.target)).detach() if isinstance(a, fx.Node) else None for a in norm.args[1:5])
+    assert mean is not None
+    assert variance is not None
+    factor = torch.rsqrt(variance + float(norm.args[7]))  # type: ignore[arg-type]
+    factor = factor if gain is None else factor * gain
+    shift = -mean * factor
+    return factor, shift if offset is None else shift + offset

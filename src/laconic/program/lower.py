@@ -1,0 +1,122 @@
+"""Lowering for export: quantizers become integer tensors and explicit quantize and dequantize operations.
+
+The two operations defined here have the meaning of ONNX's QuantizeLinear and DequantizeLinear; a runtime's exporter translates them one to one,
+so what the file holds is an integer tensor, not a float one that was rounded.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from laconic.numeric.rounding import broadcast
+from laconic.program.capture import Program, clone, place, read, tidy
+from laconic.program.represent import Uniform, bake, edges, representations, represented
+
+_library = torch.library.Library("laconic", "DEF")
+_library.define("quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor")
+_library.define("dequantize(Tensor codes, Tensor scale, Tensor zero_point, int axis) -> Tensor")
+
+
+def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    limits = torch.iinfo(zero_point.dtype)
+    codes = torch.round(x / broadcast(scale, x, axis)) + broadcast(zero_point, x, axis).to(x.dtype)
+    return torch.clamp(codes, limits.min, limits.max).to(zero_point.dtype)
+
+
+def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    shifted = codes.to(scale.dtype) - broadcast(zero_point, codes, axis).to(scale.dtype)
+    return shifted * broadcast(scale, codes, axis)
+
+
+def _quantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    return torch.empty_like(x, dtype=zero_point.dtype)
+
+
+def _dequantize_shape(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
+    return torch.empty_like(codes, dtype=scale.dtype)
+
+
+_library.impl("quantize", _quantize, "CompositeExplicitAutograd")
+_library.impl("dequantize", _dequantize, "CompositeExplicitAutograd")
+torch.library.register_fake("laconic::quantize", _quantize_shape, lib=_library)
+torch.library.register_fake("laconic::dequantize", _dequantize_shape, lib=_library)
+
+quantize: Any = torch.ops.laconic.quantize.default
+dequantize: Any = torch.ops.laconic.dequantize.default
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """A program ready for a runtime: plain tensors and explicit integer operations."""
+
+    program: Program
+    integer_weights: tuple[str, ...]  # names of the tensors that hold whole-number codes
+    baked: tuple[str, ...]  # what the runtime does not execute in its form and is written dense, in words
+
+
+def unsupported(program: Program, keeps: frozenset[str]) -> tuple[str, ...]:
+    """Say, before any work, what a runtime that executes `keeps` would not keep in its form."""
+    weights = [f"{name}: {type(form).__name__} {_form(form)}" for name, forms in represented(program) for form in forms if _form(form) not in keeps]
+    return tuple(weights + [f"{node}: activations {_form(form)}" for node, form in edges(program).items() if _form(form) not in keeps])
+
+
+def _form(form: Any) -> str:
+    return f"{'int' if form.signed else 'uint'}{form.bits}" if isinstance(form, Uniform) else "sparse"
+
+
+def lower(program: Program, keeps: frozenset[str]) -> Lowered:
+    """Return a copy of `program` in which quantizers named in `keeps` (`int8`, `uint8`) are integer operations and all other forms are dense."""
+    lowered, notes = clone(program).eval(), unsupported(program, keeps)
+    integers = [_lower_weight(lowered, name) for name, forms in list(represented(lowered)) if _is_kept(forms[-1], keeps)]
+    for name, _ in list(represented(lowered)):
+        bake(lowered, name)
+    for node, form in edges(lowered).items():
+        if isinstance(form, Uniform) and _is_kept(form, keeps):
+            _lower_edge(lowered, node, form)
+    tidy(lowered)
+    return Lowered(lowered, tuple(integers), notes)
+
+
+def _is_kept(form: Any, keeps: frozenset[str]) -> bool:
+    return isinstance(form, Uniform) and _form(form) in keeps
+
+
+def _lower_weight(program: Program, name: str) -> str:
+    """Replace reads of a quantized weight by integer codes behind a dequantize operation; returns the codes' name."""
+    form = representations(program, name)[-1]
+    assert isinstance(form, Uniform)
+    with torch.no_grad():
+        codes = form.codes(read(program, name)).to(_dtype(form))
+    bake(program, name)
+    place(program, f"{name}_codes", codes, trainable=False)
+    for node in [node for node in program.graph.nodes if node.op == "get_attr" and node.target == name]:
+        with program.graph.inserting_before(node):
+            scale, zero_point = _place_grid(program, name, form)
+            arguments = (program.graph.get_attr(f"{name}_codes"), scale, zero_point, form.axis or 0)
+            dense = program.graph.call_function(dequantize, arguments)
+        dense.meta = dict(node.meta)
+        node.replace_all_uses_with(dense)
+    return f"{name}_codes"
+
+
+def _place_grid(program: Program, name: str, form: Uniform) -> tuple[fx.Node, fx.Node]:
+    """Store scale and zero point under names derived from `name` and read them where the graph stands."""
+    place(program, f"{name}_scale", form.step, trainable=False)
+    place(program, f"{name}_zero_point", form.zero_point.to(_dtype(form)), trainable=False)
+    return program.graph.get_attr(f"{name}_scale"), program.graph.get_attr(f"{name}_zero_point")
+
+
+def _lower_edge(program: Program, edge: fx.Node, form: Uniform) -> None:
+    with program.graph.inserting_before(edge):
+        scale, zero_point = _place_grid(program, str(edge.target), form)
+        codes = program.graph.call_function(quantize, (edge.args[0], scale, zero_point, 0))
+        dense = program.graph.call_function(dequantize, (codes, scale, zero_point, 0))
+    dense.meta = dict(edge.meta)
+    edge.replace_all_uses_with(dense)
+    program.graph.erase_node(edge)
+
+
+def _dtype(form: Uniform) -> torch.dtype:
+    return torch.int8 if form.signed else torch.uint8

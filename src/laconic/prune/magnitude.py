@@ -1,0 +1,95 @@
+"""Magnitude pruning: set the weights with the smallest absolute value to zero.
+
+Source: S. Han, J. Pool, J. Tran, W. Dally, "Learning both Weights and Connections for Efficient Neural Networks", NeurIPS 2015, section 3:
+the threshold of a layer is a quality parameter times the standard deviation of its weights; weights below it are removed for good.
+"""
+
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from laconic.context import Context
+from laconic.errors import LaconicError
+from laconic.program import Mask, Program, Weight, represent, weights
+from laconic.step import step
+
+
+def smallest(weight: Tensor, sparsity: float) -> Tensor:
+    """Mark the `sparsity` share of entries that have the smallest magnitude.
+
+    Args:
+        weight: any shape.
+        sparsity: share to mark, in [0, 1); rounded down to whole entries. Among equals the first goes.
+
+    Returns:
+        Boolean tensor of the shape of `weight`, True where the entry is to be zeroed.
+    """
+    count = int(sparsity * weight.numel())
+    order = torch.argsort(weight.abs().flatten(), stable=True)
+    marked = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
+    marked[order[:count]] = True
+    return marked.reshape(weight.shape)
+
+
+def smallest_of_all(tensors: list[Tensor], sparsity: float) -> list[Tensor]:
+    """Mark the `sparsity` share of the entries of all tensors together that have the smallest magnitude.
+
+    Returns:
+        Boolean tensors of the shapes of `tensors`.
+    """
+    marked = smallest(torch.cat([tensor.flatten() for tensor in tensors]), sparsity)
+    parts = marked.split([tensor.numel() for tensor in tensors])
+    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+
+
+def below_deviation(weight: Tensor, quality: float) -> Tensor:
+    """Mark the entries with a magnitude below `quality` times the standard deviation of the weight (Han et al. 2015, section 3).
+
+    Returns:
+        Boolean tensor of the shape of `weight`.
+    """
+    return weight.abs() < quality * weight.std(correction=0)
+
+
+@step
+class Magnitude:
+    """Zero the smallest weights and hold them at zero.
+
+    Smaller (bytes in packed storage), not faster: mainstream runtimes multiply by zeros as by any number.
+    """
+
+    sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of weights set to zero; 0.5 where `quality` is not given either
+    scope: Literal["layer", "global"] = "layer"  # the share of each layer, or of all together (needs layers of comparable scale)
+    quality: Annotated[float, Field(gt=0)] | None = None  # in place of sparsity: the threshold in standard deviations of each layer
+    include: tuple[str, ...] = ()  # name patterns of layers to prune; empty: all
+    exclude: tuple[str, ...] = ()  # name patterns of layers to leave alone, e.g. ("classifier*",)
+
+    @model_validator(mode="after")
+    def _one_criterion(self) -> Self:
+        if self.quality is not None and (self.sparsity is not None or self.scope == "global"):
+            raise ValueError("give either sparsity (with a scope) or quality, which is a threshold of each layer")
+        return self
+
+    def __call__(self, program: Program, context: Context) -> Program:
+        """Register a mask on every chosen weight."""
+        chosen = weights(program, self.include, self.exclude)
+        for weight, zeroed in zip(chosen, self._zeroed([weight.value for weight in chosen]), strict=True):
+            represent(program, weight.name, Mask(~zeroed))
+            context.note(f"{weight.name}: {zeroed.float().mean():.1%} of {zeroed.numel()} weights are zero")
+        _check_not_emptied(program, chosen)
+        return program
+
+    def _zeroed(self, values: list[Tensor]) -> list[Tensor]:
+        if self.quality is not None:
+            return [below_deviation(value, self.quality) for value in values]
+        sparsity = 0.5 if self.sparsity is None else self.sparsity
+        return smallest_of_all(values, sparsity) if self.scope == "global" else [smallest(value, sparsity) for value in values]
+
+
+def _check_not_emptied(program: Program, chosen: list[Weight]) -> None:
+    after = weights(program, [weight.name for weight in chosen])
+    emptied = [weight.name for weight in after if not weight.value.any()]
+    if emptied:
+        raise LaconicError(f"pruning left no weight at all in {', '.join(emptied)}; lower the sparsity or the quality, or exclude these layers")

@@ -1,0 +1,83 @@
+"""Where activation quantizers stand, so that the runtimes' integer kernels are used: around every convolution, linear layer and sum."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from laconic.program import Program, Weight
+
+aten = torch.ops.aten
+
+_SUMS = (aten.add.Tensor,)
+_FUSED = (aten.relu.default, aten.relu6.default, aten.hardtanh.default, aten.clamp.default)  # executed inside the kernel before them
+_SAME_VALUES = (  # move or choose values, so that the grid before them is the grid after them
+    aten.max_pool1d.default,
+    aten.max_pool2d.default,
+    aten.flatten.using_ints,
+    aten.view.default,
+    aten.reshape.default,
+    aten.permute.default,
+    aten.transpose.int,
+    aten.dropout.default,
+    aten.contiguous.default,
+    aten.squeeze.dim,
+    aten.unsqueeze.default,
+)
+
+
+def quantized_points(program: Program, weights: list[Weight]) -> dict[fx.Node, list[fx.Node]]:
+    """Return the nodes to quantize, each with the later nodes that carry the same values and share its grid.
+
+    A value is quantized where an integer kernel reads or writes it; between a kernel and the activation fused into it there is no quantizer, and the
+    network's own output stays float.
+    """
+    kernels = {reader for weight in weights for reader in weight.readers if weight.kind != "embedding"}
+    sums = [node for node in program.graph.nodes if node.target in _SUMS and _adds_activations(node, kernels)]
+    points: dict[fx.Node, list[fx.Node]] = {}
+    for node in program.graph.nodes:
+        if node in kernels or node in sums:
+            for value in node.args[: 2 if node in sums else 1]:
+                _add(points, value)
+            _add(points, _last_fused(node))
+    outputs = {value for node in program.graph.nodes if node.op == "output" for value in node.all_input_nodes}
+    return {node: shared for node, shared in points.items() if node not in outputs}
+
+
+def _adds_activations(node: fx.Node, kernels: set[fx.Node]) -> bool:
+    """Say whether both operands are activations and at least one comes straight from an integer kernel."""
+    operands: list[Any] = list(node.args[:2])
+    activations = all(isinstance(o, fx.Node) and o.op == "call_function" and _is_float(o) for o in operands)
+    return activations and any(_origin(operand) in kernels for operand in operands)
+
+
+def _is_float(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_floating_point()
+
+
+def _origin(node: fx.Node) -> fx.Node:
+    while node.target in (*_FUSED, *_SAME_VALUES):
+        node = node.all_input_nodes[0]
+    return node
+
+
+def _last_fused(node: fx.Node) -> fx.Node:
+    users = list(node.users)
+    return users[0] if len(users) == 1 and users[0].target in _FUSED else node
+
+
+def _add(points: dict[fx.Node, list[fx.Node]], node: fx.Node) -> None:
+    source = node
+    while source.target in _SAME_VALUES:
+        source = source.all_input_nodes[0]
+    if not _is_quantizable(source):
+        source = node
+    shared = points.setdefault(source, [])
+    if node is not source and node not in shared:
+        shared.append(node)
+
+
+def _is_quantizable(node: fx.Node) -> bool:
+    """Values that no kernel wrote, such as means, are quantized where they are read, behind their reshape."""
+    return node.op == "placeholder" or node.target in _FUSED or node.target in _SUMS or str(node.target).startswith(("aten.conv", "aten.linear"))

@@ -1,0 +1,162 @@
+"""A receipt in words: the headline, the before/after rows and the limits of the budget, shared by terminal and page."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from laconic.receipt import Attempt, Budget, Receipt
+from laconic.report.units import (
+    bytes_text,
+    count_text,
+    faster_text,
+    gain_text,
+    joules_text,
+    latency_text,
+    percent_text,
+    points_text,
+    rate_text,
+    ratio_text,
+)
+
+_TELLING = ("ratio", "sparsity", "bits", "weight_bits", "activation_bits", "rank")  # settings that name a technique's strength
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantity before and after, as text."""
+
+    quantity: str
+    before: str
+    after: str
+    change: str
+
+
+@dataclass(frozen=True)
+class Limit:
+    """One limit of the budget: what was asked and what was measured."""
+
+    asked: str
+    measured: str
+    met: bool
+
+
+def headline(receipt: Receipt) -> str:
+    """Say in one sentence what was gained, what was lost and whether the budget is met."""
+    gains = (ratio_text(receipt.ratios.smaller, "smaller", "larger"), faster_text(receipt.ratios.faster).partition(" (")[0])
+    smaller, faster = (text.replace("no change", "not smaller").replace("no difference", "no faster") for text in gains)
+    return f"{smaller}, {faster}, {points_text(receipt.drop_points)} on {receipt.after.examples:,} test examples; {verdict(receipt)}"
+
+
+def verdict(receipt: Receipt) -> str:
+    """Say whether the budget is met and, if not, what is missed."""
+    if receipt.budget == Budget():
+        return "no budget was set"
+    return "budget met" if receipt.met else f"budget missed: {'; '.join(receipt.missed)}"
+
+
+def subject(receipt: Receipt) -> str:
+    """Name the network and the data: "lenet5 on fashion-mnist"."""
+    return f"{receipt.model.get('name', 'network')} on {receipt.data.get('name', 'data')}"
+
+
+def conditions(receipt: Receipt) -> str:
+    """Name the runtime, its version and the number of threads."""
+    runtime = " ".join(filter(None, (receipt.runtime.get("name", receipt.after.runtime), receipt.runtime.get("version"))))
+    return f"{runtime}, {receipt.threads} thread{'s' if receipt.threads != 1 else ''}"
+
+
+def rows(receipt: Receipt) -> tuple[Row, ...]:
+    """Return every measured quantity before and after."""
+    before, after, ratios = receipt.before, receipt.after, receipt.ratios
+    return (
+        Row("file", bytes_text(before.file_bytes), bytes_text(after.file_bytes), ratio_text(ratios.smaller, "smaller", "larger")),
+        _amount("parameters", before.parameters, after.parameters, count_text, ("fewer", "more")),
+        _amount("non-zero parameters", before.nonzero_parameters, after.nonzero_parameters, count_text, ("fewer", "more")),
+        _amount("MACs", before.macs, after.macs, count_text, ("fewer", "more")),
+        Row("accuracy, top-1", percent_text(before.accuracy), percent_text(after.accuracy), gain_text(-receipt.drop_points)),
+        *_top5(receipt),
+        Row("latency, batch 1", latency_text(before.latency_seconds), latency_text(after.latency_seconds), faster_text(ratios.faster)),
+        _throughput(receipt),
+        _amount("peak memory", before.peak_memory_bytes, after.peak_memory_bytes, bytes_text, ("less", "more")),
+        _energy(before.joules, after.joules),
+    )
+
+
+def limits(receipt: Receipt) -> tuple[Limit, ...]:
+    """Return every limit that was asked for; a ratio is judged by its median, as the measured text shows."""
+    budget, after, ratios = receipt.budget, receipt.after, receipt.ratios
+    lost, latency = receipt.drop_points, after.latency_seconds.median * 1e3
+    found = (
+        _limit(budget.max_drop, lost, "at most {} points lost", "{} points", most=True),
+        _limit(budget.smaller, ratios.smaller, "at least {}x smaller", "{}x", most=False),
+        _limit(budget.faster, ratios.faster.median, "at least {}x faster", "{}x", most=False),
+        _limit(budget.max_bytes, after.file_bytes, "at most {} bytes", "{} bytes", most=True),
+        _limit(budget.max_latency_ms, latency, "at most {} ms", "{} ms", most=True),
+    )
+    return tuple(limit for limit in found if limit)
+
+
+def short_recipe(recipe: list[dict[str, dict[str, Any]]]) -> str:
+    """Name the steps of a recipe and the settings that tell their strength.
+
+    >>> short_recipe([{"prune.Filters": {"ratio": 0.5, "exclude": ["fc"]}}, {"quantize.Static": {}}])
+    'prune.Filters(ratio=0.5) + quantize.Static'
+    """
+    return " + ".join(_short_step(step, settings or {}) for entry in recipe for step, settings in entry.items()) or "nothing"
+
+
+def attempt_verdict(attempt: Attempt, receipt: Receipt) -> str:
+    """Say whether an attempt meets the budget, what it misses, and whether it is the one that was delivered."""
+    chosen = ", delivered" if attempt.recipe == receipt.recipe else ""
+    return (f"misses: {'; '.join(attempt.missed)}" if attempt.missed else "meets the budget") + chosen
+
+
+def _short_step(step: str, settings: dict[str, Any]) -> str:
+    shown = ", ".join(f"{name}={settings[name]}" for name in _TELLING if name in settings)
+    return f"{step}({shown})" if shown else step
+
+
+def _amount(quantity: str, before: float, after: float, text: Callable[[float], str], words: tuple[str, str]) -> Row:
+    """Return the row of something of which less is better."""
+    return Row(quantity, text(before), text(after), ratio_text(before / after, *words) if after and before else "-")
+
+
+def _top5(receipt: Receipt) -> tuple[Row, ...]:
+    """Return the row of top-5 accuracy, or none where there are 5 classes or fewer."""
+    before, after = receipt.before.accuracy_top5, receipt.after.accuracy_top5
+    if before is None or after is None:
+        return ()
+    return (Row("accuracy, top-5", percent_text(before), percent_text(after), gain_text((after - before) * 100)),)
+
+
+def _throughput(receipt: Receipt) -> Row:
+    before, after = receipt.before, receipt.after
+    batches = " and ".join(str(batch) for batch in dict.fromkeys((before.throughput_batch, after.throughput_batch)))
+    change = ratio_text(receipt.ratios.throughput, "higher", "lower")
+    return Row(f"throughput, batch {batches}", rate_text(before.throughput_per_second), rate_text(after.throughput_per_second), change)
+
+
+def _energy(before: float | None, after: float | None) -> Row:
+    change = ratio_text(before / after, "less", "more") if before and after else "-"
+    return Row("energy per example", joules_text(before), joules_text(after), change)
+
+
+def _limit(asked: float | None, measured: float, asked_text: str, measured_text: str, *, most: bool) -> Limit | None:
+    """Judge one limit, or return None where nothing was asked."""
+    if asked is None:
+        return None
+    met = math.isclose(measured, asked, rel_tol=1e-9) or (measured < asked if most else measured > asked)
+    return Limit(asked_text.format(f"{asked:,.10g}"), measured_text.format(_apart(measured, asked)), met)
+
+
+def _apart(measured: float, asked: float) -> str:
+    """Write `measured` with at least two decimals, and as many as tell it from `asked`.
+
+    >>> _apart(3.98, 4), _apart(3.9996, 4), _apart(4, 4), _apart(283_166, 300_000)
+    ('3.98', '3.9996', '4.00', '283,166')
+    """
+    if isinstance(measured, int) and measured >= 1000:
+        return f"{measured:,}"
+    texts = (f"{measured:,.{decimals}f}" for decimals in range(2, 9))
+    return next((text for text in texts if float(text.replace(",", "")) != asked), f"{measured:,.2f}")

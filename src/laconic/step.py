@@ -1,0 +1,38 @@
+"""What a step is: a frozen, validated configuration that is called with a program and a context and returns a program."""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic.dataclasses import dataclass
+
+from laconic.context import Context
+from laconic.program import Program
+
+Step: TypeAlias = Callable[[Program, Context], Program]
+_Class = TypeVar("_Class")
+
+
+@dataclass_transform(frozen_default=True, field_specifiers=(Field,))
+def step(cls: type[_Class]) -> type[_Class]:
+    """Make a class a step: a frozen dataclass whose fields are validated, with a JSON schema, called as `(program, context)`.
+
+    A step that trains says so with `trains: ClassVar[bool] = True`, so that missing training data is found before any work.
+    """
+    return dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+
+
+def step_name(step: Any) -> str:
+    """Return a step's name in a recipe: its family and class, as `prune.Magnitude`."""
+    cls = step if isinstance(step, type) else type(step)
+    parts = cls.__module__.split(".")
+    family = parts[1] if parts[0] == "laconic" and len(parts) > 2 else cls.__module__
+    return f"{family}.{cls.__name__}"
+
+
+def settings(step: Any) -> dict[str, Any]:
+    """Return a step's fields as plain data that YAML and JSON can hold."""
+    if not hasattr(step, "__pydantic_fields__"):
+        return {"callable": repr(step)}
+    plain: dict[str, Any] = TypeAdapter(type(step)).dump_python(step, mode="json")
+    return plain

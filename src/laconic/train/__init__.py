@@ -1,0 +1,8 @@
+"""The one training loop: distillation is a loss, quantization-aware training a parametrized model, gradual pruning a callback."""
+
+from laconic.train.loop import fit
+from laconic.train.objective import Loss, Score, cross_entropy, top1
+from laconic.train.settings import Epoch, Fitted, Training
+from laconic.train.state import AfterBatch, AfterEpoch
+
+__all__ = ["AfterBatch", "AfterEpoch", "Epoch", "Fitted", "Loss", "Score", "Training", "cross_entropy", "fit", "top1"]

@@ -1,0 +1,54 @@
+"""The optimizers, and which parameters decay."""
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD, AdamW, Optimizer
+
+from laconic.errors import LaconicError
+from laconic.train.settings import Training
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that require a gradient, by name, tied ones once.
+
+    Raises:
+        LaconicError: there are none.
+    """
+    found = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not found:
+        raise LaconicError("nothing to train: no parameter of the model requires a gradient; call model.requires_grad_() first")
+    return found
+
+
+def decays(parameter: Tensor) -> bool:
+    """Tell whether weight decay applies: not to biases, norms and scales, which hold at most one number per row."""
+    return parameter.ndim > 1 and parameter.numel() > len(parameter)
+
+
+def optimizer(parameters: list[nn.Parameter], training: Training) -> Optimizer:
+    """Make the optimizer that `training` names; fused, which is 3 to 6 times as fast as its loop."""
+    groups = [
+        {"params": [parameter for parameter in parameters if decays(parameter)], "weight_decay": training.weight_decay},
+        {"params": [parameter for parameter in parameters if not decays(parameter)], "weight_decay": 0.0},
+    ]
+    if training.optimizer == "adamw":
+        return AdamW(groups, lr=training.learning_rate, betas=(training.momentum, 0.999), fused=True)
+    sgd = SGD(groups, lr=training.learning_rate, momentum=training.momentum, nesterov=training.momentum > 0, fused=True)
+    for parameter in parameters if training.momentum else ():
+        sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)  # fused wants all or none; some get their first gradient late
+    return sgd
+
+
+def flatten(optimizer: Optimizer) -> dict[str, Tensor]:
+    """Return the optimizer's state as tensors named "<parameter index>.<name>"."""
+    states = optimizer.state_dict()["state"].items()
+    return {f"{index}.{name}": value for index, state in states for name, value in state.items() if isinstance(value, Tensor)}
+
+
+def restore(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
+    """Give the optimizer the state that `flatten` returned."""
+    states: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, name = key.split(".", 1)
+        states.setdefault(int(index), {})[name] = value
+    optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})

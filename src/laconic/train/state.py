@@ -1,0 +1,133 @@
+"""What is to be trained, how far it is, and how that is saved and continued."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from laconic.data.dataset import Augment, Split
+from laconic.errors import LaconicError
+from laconic.train import checkpoint
+from laconic.train.checkpoint import Checkpoint
+from laconic.train.objective import Loss, Score
+from laconic.train.optimizer import flatten, optimizer, restore, trained
+from laconic.train.settings import Epoch, Training, lower_precision
+
+AfterBatch: TypeAlias = Callable[[int, int], None]
+"""Called with (batches done, batches of the whole training)."""
+
+AfterEpoch: TypeAlias = Callable[[Epoch], None]
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be trained, and how: the arguments of `fit`."""
+
+    model: nn.Module
+    train: Split
+    training: Training
+    loss: Loss
+    validation: Split | None
+    score: Score
+    augment: Augment | None
+    seed: int
+    device: torch.device
+    after_batch: AfterBatch | None
+    after_epoch: AfterEpoch | None
+
+    def __post_init__(self) -> None:
+        trained(self.model)
+        wants = {"keep='best'": self.training.keep == "best", "patience": self.training.patience is not None}
+        if any(wants.values()) and self.validation is None:
+            wanted = " and ".join(name for name, want in wants.items() if want)
+            raise LaconicError(f"training with {wanted} compares scores of a validation split; give one, or leave {wanted} out")
+
+    @cached_property
+    def starts(self) -> list[int]:
+        """Where each batch of an epoch starts; a last batch of a single example is left out."""
+        examples, batch = len(self.train), self.training.batch
+        starts = list(range(0, examples, batch))
+        return starts[:-1] if examples > batch > 1 and examples % batch == 1 else starts
+
+    @cached_property
+    def total(self) -> int:
+        """Batches of the whole training."""
+        return self.training.epochs * len(self.starts)
+
+    @cached_property
+    def bfloat16(self) -> bool:
+        """Whether the loss is computed under autocast."""
+        return lower_precision(self.training.autocast, self.device)
+
+
+@dataclass
+class Run:
+    """How far training is: all that changes, so that whoever replaces parameters while it runs replaces them here."""
+
+    parameters: dict[str, nn.Parameter]  # those trained, by name
+    optimizer: Optimizer
+    random: list[torch.Generator]
+    averages: dict[str, Tensor]  # of `parameters`; empty without an average
+    best: dict[str, Tensor] = field(default_factory=dict)  # all tensors of the best epoch; empty where it is not kept
+    history: tuple[Epoch, ...] = ()
+    done: int = 0  # batches, of all epochs
+    loss: float = 0.0  # sum over the batches of the epoch begun
+    seconds: float = 0.0  # spent on the epoch begun, until `since`
+    since: float = 0.0  # on the monotonic clock
+    rate: float = 0.0  # learning rate of the last batch
+
+    def tick(self) -> None:
+        """Count the time that has passed."""
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+
+def start(work: Work, random: list[torch.Generator], path: Path | None) -> Run:
+    """Begin, or continue from the checkpoint at `path` where there is one."""
+    work.model.zero_grad()  # what the caller left
+    parameters = trained(work.model)
+    averages = {} if work.training.ema is None else checkpoint.copies(parameters)
+    run = Run(parameters, optimizer(list(parameters.values()), work.training), random, averages)
+    if path is not None and path.exists():
+        _resume(work, run, checkpoint.read(path))
+    return run
+
+
+def save(work: Work, run: Run, path: Path | None) -> None:
+    """Write all of `run` and the model to `path`; None: nowhere."""
+    if path is None:
+        return
+    random = {str(index): source.get_state() for index, source in enumerate(run.random)}
+    model, state = checkpoint.tensors(work.model), flatten(run.optimizer)
+    checkpoint.write(Checkpoint(run.done, run.loss, run.seconds, run.history, model, run.averages, run.best, state, random), path)
+
+
+def name(work: Work) -> str:
+    """Return the file name of this work's checkpoint, which no other work has."""
+    callables = [work.loss, work.score, work.augment, work.after_batch, work.after_epoch]
+    settings = [asdict(work.training), work.seed, *map(_describe, callables)]
+    return f"training-{checkpoint.key(work.model, [work.train, work.validation], settings)}.safetensors"
+
+
+def _resume(work: Work, run: Run, saved: Checkpoint) -> None:
+    run.done, run.loss, run.seconds, run.history = saved.done, saved.loss, saved.seconds, saved.history
+    run.best = {name: tensor.to(work.device) for name, tensor in saved.best.items()}
+    checkpoint.put(checkpoint.tensors(work.model), saved.model)
+    checkpoint.put(run.averages, saved.averages)
+    restore(run.optimizer, saved.optimizer)
+    for index, source in enumerate(run.random):
+        source.set_state(saved.random[str(index)])
+
+
+def _describe(function: Any) -> list[Any]:
+    """Name a callable by what stays the same from process to process: its own or its class's name, and its plain settings."""
+    inner = getattr(function, "func", function)  # of a partial
+    settings = {**getattr(function, "keywords", {}), **getattr(function, "__dict__", {})}
+    plain = {name: value for name, value in settings.items() if isinstance(value, str | int | float)}
+    return [getattr(inner, "__qualname__", type(inner).__qualname__), plain]

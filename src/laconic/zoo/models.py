@@ -1,0 +1,59 @@
+"""Networks by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from laconic.errors import LaconicError, unknown
+from laconic.imported import call, options
+from laconic.zoo.digits import digits_cnn
+from laconic.zoo.lenet import lenet5, lenet300
+from laconic.zoo.mobilenet import mobilenet_v2
+from laconic.zoo.resnet import resnet20, resnet56, shortcut_of
+from laconic.zoo.weights import load_weights, read_weights
+
+MODELS: dict[str, Callable[..., nn.Module]] = {
+    "digits_cnn": digits_cnn,
+    "lenet300": lenet300,
+    "lenet5": lenet5,
+    "mobilenet_v2": mobilenet_v2,
+    "resnet20": resnet20,
+    "resnet56": resnet56,
+}
+"""The built-in networks: functions that build one, with its options by keyword."""
+
+
+def load(spec: str, weights: Path | None = None) -> nn.Module:
+    """Build a network, on the CPU and in eval mode, and fill it with weights.
+
+    Args:
+        spec: `zoo:NAME` or `NAME` of a built-in network, or the user's own `file.py:function` or `package.module:function` that returns
+            a module; options follow as a URL query: `zoo:digits_cnn?width=32`.
+        weights: see `load_weights`; None: those the function gives it (for built-in networks random ones, from torch's global generator).
+
+    Raises:
+        LaconicError: an unknown name or option, an error in the user's function, or weights that do not fit.
+    """
+    place, _, query = spec.partition("?")
+    name = place.removeprefix("zoo:")
+    model = _built(name, query, weights) if ":" not in name else _own(spec)
+    if weights is not None:
+        load_weights(model, weights)
+    return model.eval()
+
+
+def _built(name: str, query: str, weights: Path | None) -> nn.Module:
+    if name not in MODELS:
+        raise unknown("model", name, [*MODELS, "FILE.py:FUNCTION"])
+    arguments = options(MODELS[name], query, name)
+    if name.startswith("resnet") and weights is not None and "shortcut" not in arguments:
+        arguments["shortcut"] = shortcut_of(read_weights(weights))  # both kinds are published under one name
+    return MODELS[name](**arguments)
+
+
+def _own(spec: str) -> nn.Module:
+    model = call(spec, "model")
+    if not isinstance(model, nn.Module):
+        raise LaconicError(f"the model {spec} must return a torch.nn.Module; it returned a {type(model).__name__}")
+    return model
