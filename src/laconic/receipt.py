@@ -72,6 +72,23 @@ class Budget:
     max_latency_ms: float | None = None
 
 
+def missed(budget: Budget, drop_points: float, smaller: float, faster: float, file_bytes: int, latency_ms: float) -> tuple[str, ...]:
+    """Say which limits of a budget a network misses, in words; empty when it meets the budget. Ratios and times are judged by their medians.
+
+    >>> missed(Budget(max_drop=0.5, smaller=4), drop_points=0.2, smaller=3.7, faster=2.0, file_bytes=9, latency_ms=1.0)
+    ('3.7x smaller, at least 4x asked',)
+    """
+    slack = 1e-9
+    limits = (
+        (budget.max_drop, drop_points, 1, "{:.4g} points lost, at most {:.4g} allowed"),
+        (budget.smaller, smaller, -1, "{:.4g}x smaller, at least {:.4g}x asked"),
+        (budget.faster, faster, -1, "{:.4g}x faster, at least {:.4g}x asked"),
+        (budget.max_bytes, file_bytes, 1, "{:,} bytes, at most {:,} allowed"),
+        (budget.max_latency_ms, latency_ms, 1, "{:.4g} ms, at most {:.4g} ms allowed"),
+    )
+    return tuple(words.format(value, limit) for limit, value, sign, words in limits if limit is not None and sign * (value - limit) > slack * abs(limit))
+
+
 @_plain
 class JournalEntry:
     """One finished step: what it did to the program."""

@@ -1,7 +1,7 @@
 """Recipes: a list of steps, as plain data (YAML) and as what runs; and the engine that runs them and keeps the journal."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
@@ -92,7 +92,7 @@ def compress(model: nn.Module, steps: Sequence[Step], context: Context, store: S
     Raises:
         LaconicError: the model cannot be captured, a step trains and there is no training data, or a step breaks its contract.
     """
-    _check_needs(steps, context)
+    check_needs(steps, context)
     return apply(capture(model, context.example()), steps, context, store)
 
 
@@ -104,12 +104,14 @@ class Compressed:
     journal: tuple[JournalEntry, ...]
 
 
-def apply(program: Program, steps: Sequence[Step], context: Context, store: Store | None = None) -> Compressed:
-    """Apply `steps` in order to a captured program; see `compress`."""
+def apply(program: Program, steps: Sequence[Step], context: Context, store: Store | None = None, say: Callable[[str], None] | None = None) -> Compressed:
+    """Apply `steps` in order to a captured program, telling `say` each step's name first; see `compress`."""
     context = replace(context, teacher=context.teacher or clone(program))
     name, journal = key(__version__, contract.fingerprint(program), context.seed), list[JournalEntry]()
     for step in steps:
         name = key(name, step_name(step), settings(step))
+        if say:
+            say(f"{step_name(step)}")
         program, entry = _finished(name, step, program, context, store)
         journal.append(entry)
     return Compressed(program, tuple(journal))
@@ -142,7 +144,12 @@ def _measured(program: Program, context: Context) -> dict[str, Any]:
     return {"bytes": packed_bytes(program), "macs": macs(program, context.example()), "score": score}
 
 
-def _check_needs(steps: Iterable[Step], context: Context) -> None:
+def check_needs(steps: Iterable[Step], context: Context) -> None:
+    """Find, before any work, steps that need what the data does not have.
+
+    Raises:
+        LaconicError: names the step.
+    """
     for position, step in enumerate(steps, start=1):
         if getattr(step, "trains", False) and context.splits.train is None:
             raise LaconicError(f"recipe step {position}, {step_name(step)}, trains, and the data has no training split; use post-training steps only")

@@ -39,8 +39,8 @@ def response_loss(teacher: nn.Module, temperature: float, alpha: float) -> Loss:
 
     def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
         with torch.no_grad():
-            target = teacher(inputs)
-        logits = model(inputs)
+            target = teacher(inputs).float()
+        logits = model(inputs).float()
         return alpha * softened_divergence(logits, target, temperature) + (1 - alpha) * F.cross_entropy(logits, labels)
 
     return loss

@@ -1,6 +1,6 @@
 """Networks as programs: captured once, then read, represented, edited, saved."""
 
-from laconic.program.capture import Example, Input, Program, capture, clone, example_of, place, read, tidy, write_back
+from laconic.program.capture import Example, Input, Program, capture, clone, dense_state, example_of, place, read, tidy, write_back
 from laconic.program.file import load, save
 from laconic.program.fold import fold_batch_norm
 from laconic.program.represent import Mask, Representation, Uniform, bake, packed, packed_bytes, represent, represent_edge
@@ -17,6 +17,7 @@ __all__ = [
     "bake",
     "capture",
     "clone",
+    "dense_state",
     "example_of",
     "fold_batch_norm",
     "load",

@@ -310,6 +310,14 @@ def read(program: nn.Module, name: str) -> Tensor:
     return value
 
 
+def dense_state(program: Program) -> dict[str, Tensor]:
+    """Return all tensors by the user's names as the graph reads them: dense, on the CPU, ties once."""
+    own = [name for name, _ in [*program.named_parameters(remove_duplicate=False), *program.named_buffers(remove_duplicate=False)]]
+    plain = [name for name in own if ".parametrizations." not in f".{name}" and not name.startswith("edges.") and name not in program.aliases]
+    represented = [str(node.target) for node in program.graph.nodes if node.op == "get_attr"]
+    return {name: read(program, name).detach().cpu().contiguous() for name in dict.fromkeys([*plain, *represented])}
+
+
 def place(program: nn.Module, name: str, value: Tensor, trainable: bool = True) -> None:
     """Put a new tensor under `name`, making the modules on the way; what was there is replaced."""
     *path, attribute = name.split(".")

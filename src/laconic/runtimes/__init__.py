@@ -1,11 +1,12 @@
 """Runtimes: each module writes a program to a file it executes (`export`), says what it keeps as such (`KEEPS`) and opens files (`load`)."""
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from laconic.errors import unknown
 
-__all__ = ["NAMES", "runtime"]
+__all__ = ["NAMES", "installed", "runtime"]
 
 NAMES = ("onnxruntime",)
 
@@ -19,3 +20,8 @@ def runtime(name: str) -> ModuleType:
     if name not in NAMES:
         raise unknown("runtime", name, NAMES)
     return importlib.import_module(f"laconic.runtimes.{name}")
+
+
+def installed() -> list[str]:
+    """Return the names of the runtimes whose packages are there."""
+    return [name for name in NAMES if importlib.util.find_spec(runtime(name).PACKAGE) is not None]

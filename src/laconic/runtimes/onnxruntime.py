@@ -5,6 +5,8 @@ the program's, integer kernels in the runtime's own profile.
 """
 
 import json
+import logging
+import os
 import tempfile
 import warnings
 from collections import Counter
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
     from laconic.program import Program
 
+PACKAGE = "onnxruntime"
 KEEPS = frozenset({"int8", "uint8"})
 SUFFIX = ".onnx"
 _OPSET = 20
@@ -49,9 +52,15 @@ class Exported:
 
 def version() -> str:
     """Return the runtime's version."""
+    return str(_package().__version__)
+
+
+def _package() -> Any:
+    """Import the runtime with its usage reports switched off."""
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
-    return str(onnxruntime.__version__)
+    return onnxruntime
 
 
 def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exported:
@@ -76,6 +85,13 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     return exported
 
 
+def unsupported(program: "Program") -> tuple[str, ...]:
+    """Say which representations of a program this runtime does not execute as such: they are written dense."""
+    from laconic.program.lower import unsupported
+
+    return unsupported(program, KEEPS)
+
+
 def load(path: Path, threads: int = 1) -> "Session":
     """Open a file for inference.
 
@@ -89,8 +105,7 @@ class Session:
     """A network in ONNX Runtime: arrays in, array out."""
 
     def __init__(self, path: Path, threads: int = 1, profile: Path | None = None) -> None:
-        import onnxruntime
-
+        onnxruntime = _package()
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.log_severity_level = 3
@@ -110,6 +125,45 @@ class Session:
         return output
 
 
+@dataclass(frozen=True)
+class Counts:
+    """What a file holds and computes, counted in the file itself."""
+
+    parameters: int
+    nonzero_parameters: int
+    macs: int  # of one example; convolutions and matrix products
+
+
+def count(path: Path) -> Counts:
+    """Count weights and multiply-accumulates in an ONNX file, independently of the program it was written from."""
+    import onnx
+    from onnx import numpy_helper, shape_inference
+
+    model = onnx.load(path)
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    grids = {name for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
+    codes = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    held = [array for name, array in tensors.items() if name not in grids and (name in codes or array.dtype == np.float32)]
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in [*inferred.value_info, *inferred.output, *inferred.input]}
+    shapes |= {name: list(array.shape) for name, array in tensors.items()}
+    macs = sum(_macs(node, shapes) for node in model.graph.node)
+    return Counts(sum(array.size for array in held), sum(int(np.count_nonzero(array)) for array in held), macs)
+
+
+def _macs(node: "onnx.NodeProto", shapes: dict[str, list[int]]) -> int:
+    """Output entries times the length of the sum behind each."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return 0
+    output, weight = shapes.get(node.output[0], [0]), shapes.get(node.input[1], [0])
+    if node.op_type == "Conv":
+        return int(np.prod(output) * np.prod(weight[1:]))
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return int(np.prod(output) * (weight[-1] if transposed else weight[-2]))
+
+
 def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelProto":
     import torch
     from onnxscript import opset20
@@ -123,6 +177,7 @@ def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelPr
         return opset20.DequantizeLinear(codes, scale, zero_point, axis=axis)
 
     batch = torch.export.Dim.DYNAMIC
+    logging.disable(logging.WARNING)  # the exporter warns that torchvision is not there; it is not needed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         try:
@@ -132,6 +187,8 @@ def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelPr
         except Exception as error:  # whatever the exporter raises
             reason = str(error).strip().split("\n")[0][:300]
             raise LaconicError(f"the network cannot be written as ONNX: {type(error).__name__}: {reason}") from error
+        finally:
+            logging.disable(logging.NOTSET)
     assert written is not None
     return written.model_proto
 

@@ -1,0 +1,353 @@
+"""The command line: one command per verb. Exit codes: 0 done, 2 a mistake in what was given, 3 the budget cannot be met, 1 a check failed."""
+
+import json
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+
+from laconic.errors import LaconicError
+from laconic.version import __version__
+
+if TYPE_CHECKING:
+    from laconic.receipt import Receipt
+
+app = typer.Typer(
+    name="laconic",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="A trained neural network, a way to score it and a budget in; a smaller, faster network with a measured receipt out.",
+    epilog="Start with: laconic shrink --help",
+)
+_errors = Console(stderr=True, soft_wrap=True, highlight=False)
+
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn), your own [bold]file.py:factory[/] or "
+        "[bold]package.module:factory[/] (called without arguments, returns a torch.nn.Module), or a saved [bold]program.safetensors[/].",
+    ),
+]
+Weights = Annotated[Path | None, typer.Option(help="Its weights: .safetensors, or .pt (read without running code from it).")]
+Data = Annotated[
+    str,
+    typer.Option(
+        "--data",
+        help="The data: [bold]digits[/] (built in), [bold]mnist[/], [bold]cifar10[/], [bold]cifar10-jpeg[/], [bold]imagenet-dev[/], [bold]images:FOLDER[/], a "
+        "[bold].npz[/] file, or your own [bold]file.py:function[/] returning a laconic.Dataset. Options follow as a query: imagenet-dev?size=192.",
+    ),
+]
+DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets; else $LACONIC_DATA, else ./data.")]
+Out = Annotated[Path, typer.Option("--out", help="Folder for the artifact, receipt.json and report.html. The same command goes on where it was killed.")]
+Seed = Annotated[int, typer.Option(min=0, help="Seed of splits, training and calibration.")]
+Threads = Annotated[int, typer.Option(min=0, help="Threads of torch and of the runtime; 0: one per physical core.")]
+Runtime = Annotated[str, typer.Option(help="What executes the artifact: onnxruntime.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, for machines.")]
+Epochs = Annotated[int, typer.Option(min=1, help="Epochs of recipes that train.")]
+
+
+@app.command()
+def shrink(
+    model: Model,
+    data: Data,
+    out: Out,
+    weights: Weights = None,
+    max_drop: Annotated[float | None, typer.Option(help="Accuracy that may be lost, in percentage points.")] = 1.0,
+    smaller: Annotated[float | None, typer.Option(help="How many times smaller the file must be.")] = None,
+    faster: Annotated[float | None, typer.Option(help="How many times faster at batch 1 than the fastest float32 runtime here.")] = None,
+    max_bytes: Annotated[int | None, typer.Option(help="Largest size of the file.")] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="Longest median latency at batch 1.")] = None,
+    runtime: Runtime = "onnxruntime",
+    epochs: Epochs = 3,
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Find the cheapest recipe that meets a budget, and deliver its file with a receipt.
+
+    Recipes are tried cheapest first and judged on the exported file: accuracy on a validation split, bytes, and latency interleaved with the float network.
+    The delivered file is then measured once on the test split. Exit code 3: no recipe met the budget; the best one is delivered and the receipt says what it misses.
+
+    [bold]Example[/]: laconic shrink --model zoo:resnet20 --weights resnet20.safetensors --data cifar10-jpeg --max-drop 0.5 --smaller 3.2 --faster 1.5 --out runs/r20
+    """
+    from laconic.job import Origin, out_folder, prepare
+    from laconic.receipt import Budget
+    from laconic.runtimes import runtime as known
+    from laconic.search import check_budget
+    from laconic.search import shrink as search
+
+    budget = Budget(max_drop, smaller, faster, max_bytes, max_latency_ms)
+    check_budget(budget)
+    known(runtime)
+    folder, store = out_folder(out)
+    job = prepare(Origin(model, data, weights, data_root, seed), _threads(threads))
+    receipt = search(job, budget, folder, store, runtime, _say, epochs)
+    _finish(receipt, out, as_json)
+
+
+@app.command()
+def compress(
+    recipe: Annotated[Path, typer.Option(help="A YAML recipe: a list of steps. `laconic schema` prints its JSON Schema.")],
+    model: Model,
+    data: Data,
+    out: Out,
+    weights: Weights = None,
+    runtime: Runtime = "onnxruntime",
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Apply a recipe of your own, and deliver its file with a receipt.
+
+    A recipe is YAML, for example:
+
+        - prune.Magnitude: {sparsity: 0.5}
+        - distill.Response: {epochs: 5}
+        - quantize.Static:
+    """
+    from laconic.deliver import Delivery, deliver, export, fastest_float
+    from laconic.job import Origin, out_folder, prepare
+    from laconic.program import clone
+    from laconic.recipe import apply, check_needs, plain, read_recipe
+    from laconic.runtimes import runtime as known
+    from laconic.store import key
+
+    steps = read_recipe(recipe)
+    module = known(runtime)
+    folder, store = out_folder(out)
+    job = prepare(Origin(model, data, weights, data_root, seed), _threads(threads))
+    check_needs(steps, job.context)
+    baseline = fastest_float(job, store)
+    compressed = apply(clone(job.program), steps, job.context, store, _say)
+    for note in module.unsupported(compressed.program):
+        _say(f"written dense, since {runtime} does not execute it as such: {note}")
+    exported = export(compressed.program, f"artifact-{key(job.model_hash, job.data_hash, seed, plain(steps))}", runtime, job, store)
+    receipt = deliver(Delivery(job, baseline, exported, compressed, plain(steps)), folder, store, _say)
+    _finish(receipt, out, as_json)
+
+
+@app.command()
+def train(
+    model: Model,
+    data: Data,
+    out: Annotated[Path, typer.Option("--out", help="The weights to write: a .safetensors file.")],
+    weights: Weights = None,
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    batch: Annotated[int, typer.Option(min=1)] = 128,
+    learning_rate: Annotated[float, typer.Option(help="At the height of the schedule.")] = 0.1,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    schedule: Annotated[str, typer.Option(help="cosine, one-cycle or constant.")] = "one-cycle",
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a network on labels, from scratch or from weights, when you need one to start from. The test split is not looked at."""
+    from safetensors.torch import save_file
+
+    from laconic.contract import fingerprint
+    from laconic.files import whole_file
+    from laconic.job import Origin, prepare, writable
+    from laconic.program import dense_state
+    from laconic.recipe import check_needs, parse
+
+    settings = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "optimizer": optimizer, "schedule": schedule}
+    steps = parse([{"tune.FineTune": settings}])
+    if out.suffix != ".safetensors":
+        raise LaconicError(f"--out must be a .safetensors file; got {out}")
+    writable(out.absolute().parent)
+    job = prepare(Origin(model, data, weights, data_root, seed), _threads(threads), trained=False)
+    check_needs(steps, job.context)
+    program = job.program
+    folder = out.with_name(f"{out.name}.unfinished")
+    from dataclasses import replace
+
+    steps[0](program, replace(job.context, folder=folder))
+    with whole_file(out) as temporary:
+        save_file(dense_state(program), temporary)
+    _remove(folder)
+    score = job.context.score(program, job.splits.validation)
+    result = {"weights": str(out), "validation_accuracy": score, "model_sha256": fingerprint(program)}
+    _print(result, f"{out}: {score:.2%} on the validation split", as_json)
+
+
+@app.command()
+def measure(
+    network: Annotated[str, typer.Argument(help="An exported file (.onnx), or a network as for --model.")],
+    data: Data,
+    weights: Weights = None,
+    runtime: Runtime = "onnxruntime",
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    threads: Threads = 0,
+    as_json: Json = False,
+) -> None:
+    """Measure one network on the test split, in fresh processes: accuracy, bytes, MACs, latency, throughput, peak memory, energy."""
+    from laconic.deliver import measure_alone
+    from laconic.job import Origin
+
+    result = measure_alone(Origin(network, data, weights, data_root, seed), runtime, _threads(threads))
+    lines = "\n".join(f"{name:22} {value}" for name, value in result.items() if name != "accuracy_per_class")
+    _print(result, lines, as_json)
+
+
+@app.command()
+def export(
+    model: Model,
+    out: Annotated[Path, typer.Option("--out", "-o", help="The file to write; its suffix is the runtime's (.onnx).")],
+    data: Annotated[str | None, typer.Option(help="Data whose inputs fit the network; not needed for a saved program.")] = None,
+    weights: Weights = None,
+    runtime: Runtime = "onnxruntime",
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """Write a network for a runtime and check the file: integers where they were promised, outputs equal, integer kernels executed."""
+    from laconic.job import Origin, load_program, prepare, writable
+    from laconic.program import example_of
+    from laconic.runtimes import runtime as known
+
+    module = known(runtime)
+    if out.suffix != module.SUFFIX:
+        raise LaconicError(f"{runtime} writes {module.SUFFIX} files; got --out {out}")
+    writable(out.absolute().parent)
+    if model.endswith(".safetensors"):
+        program = load_program(Origin(model, ""), None)
+        example = example_of(program)
+    elif data is None:
+        raise LaconicError("--data is needed to export a model that is not a saved program: its inputs show the network's shapes")
+    else:
+        job = prepare(Origin(model, data, weights, data_root), 1)
+        program, example = job.program, job.context.example()
+    written = module.export(program, example, out)
+    result = {
+        "file": str(out),
+        "file_bytes": out.stat().st_size,
+        "integer_tensors": written.integer_tensors,
+        "integer_kernels": written.integer_kernels,
+        "difference": written.difference,
+        "baked": list(written.baked),
+    }
+    text = f"{out}: {result['file_bytes']:,} bytes, {written.integer_tensors} integer tensors, {written.integer_kernels} integer kernels executed"
+    _print(result, text, as_json)
+
+
+@app.command()
+def verify(
+    folder: Annotated[Path, typer.Argument(help="A folder with receipt.json and its artifact.")],
+    data_root: DataRoot = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of the runtime; default: as on the receipt.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure a delivered file anew in fresh processes and compare with its receipt. Exit code 0 only when every claim holds."""
+    from rich.table import Table
+
+    from laconic.verify import verify as check
+
+    verdict = check(folder, data_root, threads)
+    if as_json:
+        sys.stdout.write(json.dumps({"ok": verdict.ok, "checks": [asdict(one) for one in verdict.checks]}, indent=2) + "\n")
+    else:
+        table = Table("claim", "on the receipt", "measured now", "tolerance", "", title=str(folder))
+        for one in verdict.checks:
+            table.add_row(one.name, _short(one.claimed), _short(one.measured), f"{one.tolerance:g}", "ok" if one.ok else "[red]differs[/]")
+        Console().print(table)
+        Console().print("every claim holds" if verdict.ok else "[red]not every claim holds[/]")
+    raise typer.Exit(0 if verdict.ok else 1)
+
+
+@app.command()
+def report(folder: Annotated[Path, typer.Argument(help="A folder with receipt.json.")], as_json: Json = False) -> None:
+    """Write report.html and the plots of a receipt again."""
+    from laconic.receipt import read_receipt
+    from laconic.report import receipt_table, write_report
+
+    receipt = read_receipt(folder)
+    path = write_report(receipt, folder)
+    if not as_json:
+        Console().print(receipt_table(receipt))
+    _print({"report": str(path)}, f"report: {path}", as_json)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of a recipe: every step with its settings, ranges and defaults."""
+    from laconic.recipe import schema as recipe_schema
+
+    sys.stdout.write(json.dumps(recipe_schema(), indent=2) + "\n")
+
+
+@app.callback(invoke_without_command=True)
+def _version(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    if version:
+        sys.stdout.write(f"laconic {__version__}\n")
+        raise typer.Exit
+
+
+def _threads(asked: int) -> int:
+    import psutil
+
+    return asked or psutil.cpu_count(logical=False) or os.cpu_count() or 1
+
+
+def _say(text: str) -> None:
+    _errors.print(text, markup=False)
+
+
+def _finish(receipt: "Receipt", out: Path, as_json: bool) -> None:
+    """Write the report, print the receipt and end with the code that says whether the budget is met."""
+    from laconic.receipt import to_json
+    from laconic.report import receipt_table, write_report
+
+    path = write_report(receipt, out)
+    if as_json:
+        sys.stdout.write(to_json(receipt))
+    else:
+        console = Console()
+        console.print(receipt_table(receipt))
+        console.print(f"artifact: {out / receipt.after.file}\nreceipt:  {out / 'receipt.json'}\nreport:   {path}", soft_wrap=True, highlight=False)
+    if not receipt.met:
+        _say(f"the budget cannot be met with the recipes there are; the best is delivered, and it misses: {'; '.join(receipt.missed)}")
+        raise typer.Exit(3)
+
+
+def _print(result: dict[str, Any], text: str, as_json: bool) -> None:
+    sys.stdout.write((json.dumps(result, indent=2) if as_json else text) + "\n")
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)[:20]
+
+
+def _remove(folder: Path) -> None:
+    import shutil
+
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def main() -> None:
+    """Run the command line; a mistake in what was given becomes one paragraph and exit code 2."""
+    try:
+        app()
+    except LaconicError as error:
+        _errors.print(f"[bold red]error:[/] {_plain(str(error))}")
+        sys.exit(2)
+    except KeyboardInterrupt:
+        _errors.print("stopped; the same command goes on from here")
+        sys.exit(130)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", r"\[")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,247 @@
+"""From a program to a delivered folder: the exported file, measured against the float network in fresh processes, and its receipt."""
+
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laconic import data, fresh
+from laconic.data import Split, Splits
+from laconic.files import sha256, whole_file
+from laconic.fresh import File
+from laconic.job import Job, Origin, described, environment, prepare
+from laconic.measure import Accuracy, Interval, macs, macs_per_node, median_interval, nonzero_parameters, parameters, ratio_interval
+from laconic.program import Program, packed, save, weights
+from laconic.receipt import Attempt, Budget, Hashes, Layer, Measurement, Ratios, Receipt, missed, write_receipt
+from laconic.recipe import Compressed, PlainRecipe
+from laconic.runtimes import installed, runtime
+from laconic.store import Store, key
+from laconic.version import __version__
+
+Say: TypeAlias = Callable[[str], None]
+
+THROUGHPUT_BATCH = 16
+_SECONDS = 4.0  # of interleaved timing for a receipt
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A program and the file that a runtime executes."""
+
+    program: Program
+    file: File
+
+
+def export(program: Program, name: str, runtime_name: str, job: Job, store: Store) -> Exported:
+    """Write `program` for a runtime into the store, or find it there."""
+    module = runtime(runtime_name)
+    path = store.folder / f"{name}{module.SUFFIX}"
+    if not path.is_file():
+        module.export(program, job.context.example(), path)
+    return Exported(program, File(path, runtime_name))
+
+
+def fastest_float(job: Job, store: Store) -> Exported:
+    """Export the network as it came for every installed runtime, and return the fastest at batch 1: the baseline of every comparison."""
+    name = f"float-{job.model_hash[:16]}"
+    candidates = [export(job.program, f"{name}-{runtime_name}", runtime_name, job, store) for runtime_name in installed()]
+    if len(candidates) == 1:
+        return candidates[0]
+
+    def fastest() -> int:
+        times = fresh.time_files([candidate.file for candidate in candidates], _example(job), job.threads)
+        return int(np.median(times, axis=0).argmin())
+
+    return candidates[store.value(key("fastest", [sha256(candidate.file.path) for candidate in candidates], job.threads), fastest)]
+
+
+def score(file: File, split: Split, purpose: str, job: Job, store: Store) -> dict[str, Any]:
+    """Score a file in a fresh process, once: the result is kept under the file's and the data's hashes."""
+    name = f"score-{purpose}-{key(sha256(file.path), job.data_hash, job.origin.seed, file.runtime)}"
+    return dict(store.value(name, lambda: _plain(fresh.score_file(file, split, job.threads))))
+
+
+def _plain(accuracy: Accuracy) -> dict[str, Any]:
+    per_class = {str(number): share for number, share in accuracy.per_class.items()}
+    return {"top1": accuracy.top1, "top5": accuracy.top5, "per_class": per_class, "examples": accuracy.examples}
+
+
+def timed(before: File, after: File, job: Job, store: Store, batch: int = 1, seconds: float = _SECONDS) -> dict[str, Any]:
+    """Time two files in turns in a fresh process, once: medians with intervals, and the interval of their paired ratio."""
+
+    def measure() -> dict[str, Any]:
+        times = fresh.time_files([before, after], _example(job), job.threads, batch, seconds)
+        ratio = ratio_interval(times[:, 0], times[:, 1])
+        return {"before": asdict(median_interval(times[:, 0])), "after": asdict(median_interval(times[:, 1])), "ratio": asdict(ratio)}
+
+    hashes = [sha256(before.path), sha256(after.path)]
+    return dict(store.value(f"time-{batch}-{key(hashes, job.threads, seconds, before.runtime, after.runtime)}", measure))
+
+
+def _example(job: Job) -> NDArray[Any]:
+    return job.splits.calibration.arrays(slice(0, THROUGHPUT_BATCH))
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What is needed to write a receipt."""
+
+    job: Job
+    baseline: Exported
+    artifact: Exported
+    compressed: Compressed
+    recipe: PlainRecipe
+    budget: Budget = Budget()
+    attempts: tuple[Attempt, ...] = ()
+
+
+def deliver(delivery: Delivery, out: Path, store: Store, say: Say) -> Receipt:
+    """Measure the artifact on the test split, write it, its program and its receipt into `out`; returns the receipt."""
+    job, before, after = delivery.job, delivery.baseline, delivery.artifact
+    say("measuring both files on the test split, in fresh processes")
+    single = timed(before.file, after.file, job, store)
+    batched = timed(before.file, after.file, job, store, THROUGHPUT_BATCH)
+    sides = [_measurement(side, name, single, batched, job, store) for side, name in ((before, "before"), (after, "after"))]
+    receipt = _receipt(delivery, sides[0], sides[1], single, batched)
+    _copy(before.file.path, out / sides[0].file)
+    _copy(after.file.path, out / sides[1].file)
+    save(after.program, out / "program.safetensors")
+    write_receipt(receipt, out)
+    return receipt
+
+
+def _measurement(side: Exported, name: str, single: dict[str, Any], batched: dict[str, Any], job: Job, store: Store) -> Measurement:
+    scored = score(side.file, job.splits.test, "test", job, store)
+    names = job.dataset.classes
+    latency = Interval(**single[name])
+    return Measurement(
+        file={"before": "baseline", "after": "model"}[name] + side.file.path.suffix,
+        runtime=side.file.runtime,
+        file_bytes=side.file.path.stat().st_size,
+        parameters=parameters(side.program, exclude=("edges",)),
+        nonzero_parameters=nonzero_parameters(side.program, exclude=("edges",)),
+        macs=macs(side.program, job.context.example()),
+        accuracy=scored["top1"],
+        accuracy_top5=scored["top5"],
+        accuracy_per_class={(names[int(i)] if int(i) < len(names) else i): share for i, share in scored["per_class"].items()},
+        examples=scored["examples"],
+        latency_seconds=latency,
+        throughput_batch=THROUGHPUT_BATCH,
+        throughput_per_second=THROUGHPUT_BATCH / batched[name]["median"],
+        **_resources(side.file, job, store),
+    )
+
+
+def _resources(file: File, job: Job, store: Store) -> dict[str, Any]:
+    def measure() -> dict[str, Any]:
+        example = _example(job)
+        return {
+            "peak_memory_bytes": fresh.peak_memory(file, example, job.threads),
+            "joules": fresh.joules_per_example(file, example, job.threads),
+        }
+
+    return dict(store.value(f"resources-{key(sha256(file.path), job.threads, file.runtime)}", measure))
+
+
+def _receipt(delivery: Delivery, before: Measurement, after: Measurement, single: dict[str, Any], batched: dict[str, Any]) -> Receipt:
+    job, files = delivery.job, (delivery.baseline.file, delivery.artifact.file)
+    faster, drop = Interval(**single["ratio"]), 100 * (before.accuracy - after.accuracy)
+    smaller, latency_ms = before.file_bytes / after.file_bytes, 1e3 * after.latency_seconds.median
+    unmet = missed(delivery.budget, drop, smaller, faster.median, after.file_bytes, latency_ms)
+    model, described_data = described(job)
+    executed = {"name": files[1].runtime, "version": runtime(files[1].runtime).version(), "baseline": f"{files[0].runtime} float32"}
+    return Receipt(
+        before=before,
+        after=after,
+        ratios=Ratios(smaller, faster, batched["ratio"]["median"]),
+        drop_points=drop,
+        budget=delivery.budget,
+        met=not unmet,
+        missed=unmet,
+        recipe=delivery.recipe,
+        runtime=executed,
+        environment=environment(),
+        data=described_data,
+        model=model,
+        seed=job.origin.seed,
+        threads=job.threads,
+        hashes=Hashes(job.model_hash, job.data_hash, sha256(files[1].path), sha256(files[0].path)),
+        layers=layers(delivery.baseline.program, delivery.artifact.program, job),
+        journal=delivery.compressed.journal,
+        attempts=delivery.attempts,
+        command=shlex.join(["laconic", *sys.argv[1:]]),
+        version=__version__,
+    )
+
+
+def layers(before: Program, after: Program, job: Job) -> tuple[Layer, ...]:
+    """Compare every layer of the network with what is left of it, by its weight's name."""
+    old, new = _layers(before, job), _layers(after, job)
+    gone = {"parameters": 0, "nonzero": 0, "macs": 0, "bytes": 0, "kind": ""}
+    rows = []
+    for name in [*old, *(name for name in new if name not in old)]:
+        first, last = old.get(name, gone), new.get(name, gone)
+        pairs = {f"{what}_{when}": row[what] for what in ("parameters", "macs", "bytes") for when, row in (("before", first), ("after", last))}
+        rows.append(Layer(name.removesuffix(".weight"), first["kind"] or last["kind"], nonzero_after=last["nonzero"], **pairs))
+    return tuple(rows)
+
+
+def _layers(program: Program, job: Job) -> dict[str, dict[str, Any]]:
+    counted = macs_per_node(program, job.context.example())
+    return {
+        weight.name: {
+            "kind": weight.kind,
+            "parameters": weight.value.numel(),
+            "nonzero": int(weight.value.count_nonzero()),
+            "macs": sum(counted.get(reader.name, 0) for reader in weight.readers),
+            "bytes": packed(program, weight.name).bytes,
+        }
+        for weight in weights(program)
+    }
+
+
+def _copy(source: Path, target: Path) -> None:
+    with whole_file(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def measure_alone(origin: Origin, runtime_name: str, threads: int) -> dict[str, Any]:
+    """Measure one network on the test split in fresh processes: an exported file as it is, any other network after exporting it.
+
+    Returns:
+        The fields of a `Measurement` that apply, as plain data.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        if Path(origin.model).suffix == runtime(runtime_name).SUFFIX:
+            dataset = data.load(origin.data, origin.data_root)
+            return _alone(File(Path(origin.model), runtime_name), data.split(dataset, origin.seed), threads)
+        job = prepare(origin, threads)
+        exported = export(job.program, "network", runtime_name, job, Store(Path(scratch)))
+        return _alone(exported.file, job.splits, threads)
+
+
+def _alone(file: File, splits: Splits, threads: int) -> dict[str, Any]:
+    example = splits.calibration.arrays(slice(0, THROUGHPUT_BATCH))
+    single, batched = (fresh.time_files([file], example, threads, batch)[:, 0] for batch in (1, THROUGHPUT_BATCH))
+    scored = fresh.score_file(file, splits.test, threads)
+    return {
+        "file_bytes": file.path.stat().st_size,
+        **asdict(runtime(file.runtime).count(file.path)),
+        "accuracy": scored.top1,
+        "accuracy_top5": scored.top5,
+        "examples": scored.examples,
+        "latency_seconds": asdict(median_interval(single)),
+        "throughput_batch": THROUGHPUT_BATCH,
+        "throughput_per_second": THROUGHPUT_BATCH / median_interval(batched).median,
+        "peak_memory_bytes": fresh.peak_memory(file, example, threads),
+        "joules": fresh.joules_per_example(file, example, threads),
+        "threads": threads,
+        "accuracy_per_class": {str(number): share for number, share in scored.per_class.items()},
+    }

@@ -1,0 +1,169 @@
+"""What a run works on: the user's network, data and folder, all checked before any work starts."""
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from torch import nn
+
+from laconic import data, zoo
+from laconic.context import Context
+from laconic.contract import fingerprint
+from laconic.data import Dataset, Splits
+from laconic.errors import LaconicError
+from laconic.measure import NO_METER, meter
+from laconic.program import Program, capture, load
+from laconic.store import Store, writable
+from laconic.version import __version__
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a network and its data come from, as the user wrote it."""
+
+    model: str  # zoo:NAME, file.py:factory, package.module:factory or a saved program
+    data: str
+    weights: Path | None = None
+    data_root: Path | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """A captured network with its data, ready to be compressed and measured."""
+
+    origin: Origin
+    program: Program  # the network as it came
+    dataset: Dataset
+    context: Context
+    threads: int
+    model_hash: str
+    data_hash: str
+
+    @property
+    def splits(self) -> Splits:
+        """The parts of the data."""
+        return self.context.splits
+
+
+def prepare(origin: Origin, threads: int, trained: bool = True) -> Job:
+    """Load and check everything a run needs.
+
+    Args:
+        origin: the network and the data.
+        threads: of torch in this process and of the runtime in every measurement.
+        trained: whether a zoo network without weights is a mistake.
+
+    Raises:
+        LaconicError: anything that could not work later: unknown names, missing files, damaged weights, labels out of range, an untraceable model.
+    """
+    torch.set_num_threads(threads)
+    torch.manual_seed(origin.seed)
+    dataset = data.load(origin.data, origin.data_root)
+    context = Context(data.split(dataset, origin.seed), seed=origin.seed)
+    program = load_program(origin, context, trained)
+    check_outputs(program, context)
+    return Job(origin, program, dataset, context, threads, fingerprint(program), data.fingerprint(dataset))
+
+
+def load_program(origin: Origin, context: Context | None, trained: bool = True) -> Program:
+    """Return the network as a program: a saved one as it is, any other captured on real inputs."""
+    if origin.model.endswith(".safetensors"):
+        return load(Path(origin.model))
+    if trained and origin.weights is None and ":" not in origin.model.removeprefix("zoo:"):
+        raise LaconicError(f"{origin.model} is untrained without weights; give --weights FILE (.safetensors or .pt), or train it with `laconic train`")
+    assert context is not None, "only a saved program needs no example inputs"
+    model = zoo.load(origin.model, origin.weights)
+    check_finite(model)
+    return capture(model, context.example())
+
+
+def check_finite(model: nn.Module) -> None:
+    """Find weights that are no numbers before they spoil every result.
+
+    Raises:
+        LaconicError: names the first such tensor and how many of its entries are bad.
+    """
+    for name, tensor in model.state_dict().items():
+        bad = 0 if not tensor.is_floating_point() else int((~torch.isfinite(tensor)).sum())
+        if bad:
+            raise LaconicError(f"the weight {name!r} has {bad} entries of {tensor.numel()} that are NaN or infinite; the network cannot be used as it is")
+
+
+def check_outputs(program: Program, context: Context) -> None:
+    """Run the network on real inputs and compare its classes with the labels.
+
+    Raises:
+        LaconicError: the inputs do not fit, the output is not one row of finite scores per example, or a label is beyond the classes.
+    """
+    example = context.example()
+    wanted, came = [entry.shape for entry in program.inputs], [tuple(tensor.shape[1:]) for tensor in example]
+    if wanted != came:
+        raise LaconicError(f"the network takes inputs of shape {wanted[0]}, the data has {came[0]}; choose data or a size option that fits")
+    with torch.no_grad():
+        output = program(*example)
+    logits = output[0] if isinstance(output, tuple) else output
+    if logits.ndim != 2 or len(logits) != 2:
+        raise LaconicError(f"the network must return one row of class scores per example; 2 examples gave shape {tuple(logits.shape)}")
+    if not torch.isfinite(logits).all():
+        raise LaconicError("the network returns NaN or infinite scores on the data; check the weights and how inputs are normalised")
+    data.check_labels(context.splits, logits.shape[1])
+
+
+def out_folder(path: Path) -> tuple[Path, Store]:
+    """Return a folder that can be written, and the store of finished work in it."""
+    return writable(path), Store(path / "work")
+
+
+def environment() -> dict[str, str]:
+    """Describe the machine and the software, for the receipt."""
+    import numpy
+    import onnx
+
+    found = meter()
+    return {
+        "machine": platform.machine(),
+        "processor": _processor(),
+        "cores": str(psutil.cpu_count(logical=False) or os.cpu_count()),
+        "memory_bytes": str(psutil.virtual_memory().total),
+        "system": platform.platform(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": numpy.__version__,
+        "onnx": onnx.__version__,
+        "laconic": __version__,
+        "energy_meter": found.name if found else NO_METER,
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    flags = next((line for line in lines if line.startswith("flags")), "").split()
+    integer = [flag for flag in ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "avx512_bf16", "amx_int8") if flag in flags]
+    return " ".join([names[0] if names else platform.processor() or "unknown", *integer])
+
+
+def portable(path: Path | None) -> str | None:
+    """Write a path so that it is found elsewhere: below the data folder as `$LACONIC_DATA/...`, else as it is."""
+    if path is None:
+        return None
+    root = os.environ.get("LACONIC_DATA")
+    resolved = path.resolve()
+    if root and resolved.is_relative_to(Path(root).resolve()):
+        return f"$LACONIC_DATA/{resolved.relative_to(Path(root).resolve())}"
+    return str(path)
+
+
+def described(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Describe the network and the data for the receipt."""
+    origin, splits = job.origin, job.splits
+    model = {"name": origin.model, "weights": portable(origin.weights), "inputs": [list(entry.shape) for entry in job.program.inputs]}
+    sizes = {name: len(part) for name, part in data.parts(splits).items()}
+    validation = "the calibration part (there is no training data)" if splits.train is None else "cut from the training data"
+    return model, {"name": origin.data, "source": job.dataset.source, "examples": sizes, "validation": validation, "classes": len(job.dataset.classes)}

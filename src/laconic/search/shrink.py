@@ -1,0 +1,97 @@
+"""Shrink: find the cheapest recipe that meets a budget as measured on its file, and deliver it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from laconic.deliver import Delivery, Exported, Say, deliver, export, fastest_float, score, timed
+from laconic.errors import LaconicError
+from laconic.job import Job
+from laconic.program import clone
+from laconic.receipt import Attempt, Budget, Receipt, missed
+from laconic.recipe import Compressed, apply, parse, plain
+from laconic.search.ladder import Rung, ladder
+from laconic.store import Store, key
+
+
+@dataclass(frozen=True)
+class _Tried:
+    attempt: Attempt
+    compressed: Compressed
+    exported: Exported
+
+
+def check_budget(budget: Budget) -> None:
+    """Find limits that no network can meet or that ask for nothing.
+
+    Raises:
+        LaconicError: names the limit.
+    """
+    positive = {"--smaller": budget.smaller, "--faster": budget.faster, "--max-bytes": budget.max_bytes, "--max-latency-ms": budget.max_latency_ms}
+    for option, value in positive.items():
+        if value is not None and value <= 0:
+            raise LaconicError(f"{option} must be above 0; got {value}")
+    if budget.max_drop is not None and not 0 <= budget.max_drop <= 100:
+        raise LaconicError(f"--max-drop is in percentage points, from 0 to 100; got {budget.max_drop}")
+
+
+def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say: Say, epochs: int = 3) -> Receipt:
+    """Try the ladder's recipes, cheapest first, until one meets the budget on its file; deliver it, or the best there was.
+
+    Selection looks at the validation split only. The delivered file is then measured on the test split, and `met` on the receipt is the verdict there.
+
+    Args:
+        job: network and data.
+        budget: the limits.
+        out: folder of the artifact and its receipt.
+        store: finished work; found there, it is not done again.
+        runtime: what executes the artifact.
+        say: told each result as it comes.
+        epochs: of recipes that train.
+    """
+    baseline = fastest_float(job, store)
+    tried = list[_Tried]()
+    rungs = ladder(budget, job.splits.train is not None, epochs)
+    for position, rung in enumerate(rungs, start=1):
+        say(f"[{position}/{len(rungs)}] {rung.name}")
+        tried.append(_try(rung, job, baseline, budget, store, runtime))
+        say(f"      {_words(tried[-1].attempt)}")
+        if not tried[-1].attempt.missed:
+            break
+    best = min(tried, key=lambda one: _shortfall(one.attempt, budget))
+    attempts = tuple(one.attempt for one in tried)
+    return deliver(Delivery(job, baseline, best.exported, best.compressed, best.attempt.recipe, budget, attempts), out, store, say)
+
+
+def _try(rung: Rung, job: Job, baseline: Exported, budget: Budget, store: Store, runtime: str) -> _Tried:
+    steps = parse(rung.recipe) if rung.recipe else []
+    compressed = apply(clone(job.program), steps, job.context, store)
+    name = f"artifact-{key(job.model_hash, job.data_hash, job.origin.seed, plain(steps))}"
+    exported = export(compressed.program, name, runtime, job, store)
+    return _Tried(_attempt(rung.name, plain(steps), baseline, exported, budget, job, store), compressed, exported)
+
+
+def _attempt(name: str, recipe: list[dict[str, dict[str, object]]], before: Exported, after: Exported, budget: Budget, job: Job, store: Store) -> Attempt:
+    accuracies = [score(side.file, job.splits.validation, "validation", job, store)["top1"] for side in (before, after)]
+    times = timed(before.file, after.file, job, store, seconds=2.0)
+    sizes = [side.file.path.stat().st_size for side in (before, after)]
+    drop, smaller, faster = 100 * (accuracies[0] - accuracies[1]), sizes[0] / sizes[1], times["ratio"]["median"]
+    latency_ms = 1e3 * times["after"]["median"]
+    unmet = missed(budget, drop, smaller, faster, sizes[1], latency_ms)
+    return Attempt(name, recipe, drop, smaller, faster, sizes[1], latency_ms, unmet)
+
+
+def _words(attempt: Attempt) -> str:
+    verdict = "meets the budget" if not attempt.missed else "misses: " + "; ".join(attempt.missed)
+    return f"{attempt.smaller:.2f}x smaller, {attempt.faster:.2f}x faster, {attempt.drop_points:+.2f} points lost on validation: {verdict}"
+
+
+def _shortfall(attempt: Attempt, budget: Budget) -> tuple[int, float]:
+    """Rank attempts: fewest limits missed first, then by how far the missed ones are off, each as a share of its limit."""
+    over = [
+        (attempt.drop_points - budget.max_drop) / max(budget.max_drop, 1.0) if budget.max_drop is not None else 0.0,
+        budget.smaller / attempt.smaller - 1 if budget.smaller else 0.0,
+        budget.faster / attempt.faster - 1 if budget.faster else 0.0,
+        attempt.file_bytes / budget.max_bytes - 1 if budget.max_bytes else 0.0,
+        attempt.latency_ms / budget.max_latency_ms - 1 if budget.max_latency_ms else 0.0,
+    ]
+    return len(attempt.missed), sum(max(0.0, share) for share in over)
