@@ -1,7 +1,7 @@
 """A trained neural network, a way to score it and a budget in; a smaller, faster network with a measured receipt out.
 
-Four verbs: `compress` (a model and steps in, a program out), `measure` (a callable and data in, numbers out), `export` (a program in, a file out) and
-`load` (a file in, a callable on arrays out). `laconic shrink` on the command line finds the steps for a budget.
+Four verbs: `compress` (a model and steps in, a program out), `measure` (a callable and data in, numbers out), `export` (a program
+in, a file out) and `load` (a file in, a callable on arrays out). `laconic shrink` on the command line finds the steps for a budget.
 """
 
 import importlib

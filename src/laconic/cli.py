@@ -1,9 +1,11 @@
-"""The command line: one command per verb. Exit codes: 0 done, 2 a mistake in what was given, 3 the budget cannot be met, 1 a check failed."""
+"""The command line: one command per verb.
+
+Exit codes: 0 done, 1 a check failed, 2 a mistake in what was given, 3 the budget cannot be met.
+"""
 
 import json
-import os
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,8 +33,9 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn), your own [bold]file.py:factory[/] or "
-        "[bold]package.module:factory[/] (called without arguments, returns a torch.nn.Module), or a saved [bold]program.safetensors[/].",
+        help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn), your own "
+        "[bold]file.py:factory[/] or [bold]package.module:factory[/] (called without arguments, "
+        "returns a torch.nn.Module), or a saved [bold]program.safetensors[/].",
     ),
 ]
 Weights = Annotated[Path | None, typer.Option(help="Its weights: .safetensors, or .pt (read without running code from it).")]
@@ -40,14 +43,19 @@ Data = Annotated[
     str,
     typer.Option(
         "--data",
-        help="The data: [bold]digits[/] (built in), [bold]mnist[/], [bold]cifar10[/], [bold]cifar10-jpeg[/], [bold]imagenet-dev[/], [bold]images:FOLDER[/], a "
-        "[bold].npz[/] file, or your own [bold]file.py:function[/] returning a laconic.Dataset. Options follow as a query: imagenet-dev?size=192.",
+        help="The data: [bold]digits[/] (built in), [bold]mnist[/], [bold]cifar10[/], [bold]cifar10-jpeg[/], [bold]imagenet-dev[/], "
+        "[bold]images:FOLDER[/], a [bold].npz[/] file, or your own [bold]file.py:function[/] returning a laconic.Dataset. "
+        "Options follow as a query: imagenet-dev?size=192.",
     ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets; else $LACONIC_DATA, else ./data.")]
-Out = Annotated[Path, typer.Option("--out", help="Folder for the artifact, receipt.json and report.html. The same command goes on where it was killed.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="Folder for the artifact, receipt.json and report.html. The same command goes on where it was killed.")
+]
 Seed = Annotated[int, typer.Option(min=0, help="Seed of splits, training and calibration.")]
-Threads = Annotated[int, typer.Option(min=0, help="Threads of torch and of the runtime; 0: one per physical core.")]
+Threads = Annotated[
+    int, typer.Option(min=1, help="Threads of the runtime in every measurement, stated on the receipt. Torch takes OMP_NUM_THREADS.")
+]
 Runtime = Annotated[str, typer.Option(help="What executes the artifact: onnxruntime.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, for machines.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of recipes that train.")]
@@ -68,15 +76,17 @@ def shrink(
     epochs: Epochs = 3,
     data_root: DataRoot = None,
     seed: Seed = 0,
-    threads: Threads = 0,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Find the cheapest recipe that meets a budget, and deliver its file with a receipt.
 
-    Recipes are tried cheapest first and judged on the exported file: accuracy on a validation split, bytes, and latency interleaved with the float network.
-    The delivered file is then measured once on the test split. Exit code 3: no recipe met the budget; the best one is delivered and the receipt says what it misses.
+    Recipes are tried cheapest first and judged on the exported file: accuracy on a validation split, bytes, and latency interleaved
+    with the float network. The delivered file is then measured once on the test split. Exit code 3: no recipe met the budget; the
+    best one is delivered and the receipt says what it misses.
 
-    [bold]Example[/]: laconic shrink --model zoo:resnet20 --weights resnet20.safetensors --data cifar10-jpeg --max-drop 0.5 --smaller 3.2 --faster 1.5 --out runs/r20
+    [bold]Example[/]: laconic shrink --model zoo:resnet20 --weights resnet20.safetensors --data cifar10-jpeg
+    --max-drop 0.5 --smaller 3.2 --faster 1.5 --out runs/r20
     """
     from laconic.job import Origin, out_folder, prepare
     from laconic.receipt import Budget
@@ -88,7 +98,7 @@ def shrink(
     check_budget(budget)
     known(runtime)
     folder, store = out_folder(out)
-    job = prepare(Origin(model, data, weights, data_root, seed), _threads(threads))
+    job = prepare(Origin(model, data, weights, data_root, seed), threads)
     receipt = search(job, budget, folder, store, runtime, _say, epochs)
     _finish(receipt, out, as_json)
 
@@ -103,7 +113,7 @@ def compress(
     runtime: Runtime = "onnxruntime",
     data_root: DataRoot = None,
     seed: Seed = 0,
-    threads: Threads = 0,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Apply a recipe of your own, and deliver its file with a receipt.
@@ -124,7 +134,7 @@ def compress(
     steps = read_recipe(recipe)
     module = known(runtime)
     folder, store = out_folder(out)
-    job = prepare(Origin(model, data, weights, data_root, seed), _threads(threads))
+    job = prepare(Origin(model, data, weights, data_root, seed), threads)
     check_needs(steps, job.context)
     baseline = fastest_float(job, store)
     compressed = apply(clone(job.program), steps, job.context, store, _say)
@@ -148,7 +158,7 @@ def train(
     schedule: Annotated[str, typer.Option(help="cosine, one-cycle or constant.")] = "one-cycle",
     data_root: DataRoot = None,
     seed: Seed = 0,
-    threads: Threads = 0,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Train a network on labels, from scratch or from weights, when you need one to start from. The test split is not looked at."""
@@ -156,21 +166,20 @@ def train(
 
     from laconic.contract import fingerprint
     from laconic.files import whole_file
-    from laconic.job import Origin, prepare, writable
+    from laconic.job import Origin, prepare
     from laconic.program import dense_state
     from laconic.recipe import check_needs, parse
+    from laconic.store import writable
 
     settings = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "optimizer": optimizer, "schedule": schedule}
     steps = parse([{"tune.FineTune": settings}])
     if out.suffix != ".safetensors":
         raise LaconicError(f"--out must be a .safetensors file; got {out}")
     writable(out.absolute().parent)
-    job = prepare(Origin(model, data, weights, data_root, seed), _threads(threads), trained=False)
+    job = prepare(Origin(model, data, weights, data_root, seed), threads, trained=False)
     check_needs(steps, job.context)
     program = job.program
     folder = out.with_name(f"{out.name}.unfinished")
-    from dataclasses import replace
-
     steps[0](program, replace(job.context, folder=folder))
     with whole_file(out) as temporary:
         save_file(dense_state(program), temporary)
@@ -188,14 +197,14 @@ def measure(
     runtime: Runtime = "onnxruntime",
     data_root: DataRoot = None,
     seed: Seed = 0,
-    threads: Threads = 0,
+    threads: Threads = 1,
     as_json: Json = False,
 ) -> None:
     """Measure one network on the test split, in fresh processes: accuracy, bytes, MACs, latency, throughput, peak memory, energy."""
     from laconic.deliver import measure_alone
     from laconic.job import Origin
 
-    result = measure_alone(Origin(network, data, weights, data_root, seed), runtime, _threads(threads))
+    result = measure_alone(Origin(network, data, weights, data_root, seed), runtime, threads)
     lines = "\n".join(f"{name:22} {value}" for name, value in result.items() if name != "accuracy_per_class")
     _print(result, lines, as_json)
 
@@ -211,9 +220,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Write a network for a runtime and check the file: integers where they were promised, outputs equal, integer kernels executed."""
-    from laconic.job import Origin, load_program, prepare, writable
+    from laconic.job import Origin, load_program, prepare
     from laconic.program import example_of
     from laconic.runtimes import runtime as known
+    from laconic.store import writable
 
     module = known(runtime)
     if out.suffix != module.SUFFIX:
@@ -236,7 +246,8 @@ def export(
         "difference": written.difference,
         "baked": list(written.baked),
     }
-    text = f"{out}: {result['file_bytes']:,} bytes, {written.integer_tensors} integer tensors, {written.integer_kernels} integer kernels executed"
+    counts = f"{written.integer_tensors} integer tensors, {written.integer_kernels} integer kernels executed"
+    text = f"{out}: {result['file_bytes']:,} bytes, {counts}"
     _print(result, text, as_json)
 
 
@@ -292,12 +303,6 @@ def _version(version: Annotated[bool, typer.Option("--version", help="Print the 
         raise typer.Exit
 
 
-def _threads(asked: int) -> int:
-    import psutil
-
-    return asked or psutil.cpu_count(logical=False) or os.cpu_count() or 1
-
-
 def _say(text: str) -> None:
     _errors.print(text, markup=False)
 
@@ -313,7 +318,9 @@ def _finish(receipt: "Receipt", out: Path, as_json: bool) -> None:
     else:
         console = Console()
         console.print(receipt_table(receipt))
-        console.print(f"artifact: {out / receipt.after.file}\nreceipt:  {out / 'receipt.json'}\nreport:   {path}", soft_wrap=True, highlight=False)
+        console.print(
+            f"artifact: {out / receipt.after.file}\nreceipt:  {out / 'receipt.json'}\nreport:   {path}", soft_wrap=True, highlight=False
+        )
     if not receipt.met:
         _say(f"the budget cannot be met with the recipes there are; the best is delivered, and it misses: {'; '.join(receipt.missed)}")
         raise typer.Exit(3)

@@ -24,7 +24,7 @@ class Context:
     splits: Splits
     score: Score = top1
     teacher: Program | None = None  # the network as it came; `compress` sets it where it is None
-    device: torch.device = torch.device("cpu")
+    device: str = "cpu"
     seed: int = 0
     folder: Path | None = None  # where unfinished training keeps its checkpoints; None: nowhere
     notes: list[str] = field(default_factory=list)  # what steps say to the reader of the receipt
@@ -56,7 +56,9 @@ class Context:
             LaconicError: there is no training data.
         """
         if self.splits.train is None:
-            raise LaconicError("this step trains, and the data has no training split; use post-training steps only, or data with a `train` part")
+            raise LaconicError(
+                "this step trains, and the data has no training split; use post-training steps only, or data with a `train` part"
+            )
         return fit(
             program,
             self.splits.train,

@@ -26,8 +26,11 @@ def state_of(program: Program) -> State:
     """Record what a step must not lose."""
     zeros, bits = dict[str, Tensor](), dict[str, int]()
     for name, forms in represented(program):
-        zeros |= {name: ~form.keep for form in forms if isinstance(form, Mask)}
-        bits |= {name: form.bits for form in forms if isinstance(form, Uniform)}
+        for form in forms:
+            if isinstance(form, Mask):
+                zeros[name] = ~form.keep | zeros.get(name, torch.zeros(()).bool())
+            if isinstance(form, Uniform):
+                bits[name] = form.bits
     bits |= {str(node.target): form.bits for node, form in edges(program).items() if isinstance(form, Uniform)}
     return State(fingerprint(program), zeros, bits, {weight.name: weight.value.numel() for weight in weights(program)})
 

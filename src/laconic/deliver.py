@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -59,7 +59,8 @@ def fastest_float(job: Job, store: Store) -> Exported:
         times = fresh.time_files([candidate.file for candidate in candidates], _example(job), job.threads)
         return int(np.median(times, axis=0).argmin())
 
-    return candidates[store.value(key("fastest", [sha256(candidate.file.path) for candidate in candidates], job.threads), fastest)]
+    chosen: int = store.value(key("fastest", [sha256(candidate.file.path) for candidate in candidates], job.threads), fastest)
+    return candidates[chosen]
 
 
 def score(file: File, split: Split, purpose: str, job: Job, store: Store) -> dict[str, Any]:
@@ -98,7 +99,7 @@ class Delivery:
     artifact: Exported
     compressed: Compressed
     recipe: PlainRecipe
-    budget: Budget = Budget()
+    budget: Budget = field(default_factory=Budget)
     attempts: tuple[Attempt, ...] = ()
 
 
@@ -188,7 +189,9 @@ def layers(before: Program, after: Program, job: Job) -> tuple[Layer, ...]:
     rows = []
     for name in [*old, *(name for name in new if name not in old)]:
         first, last = old.get(name, gone), new.get(name, gone)
-        pairs = {f"{what}_{when}": row[what] for what in ("parameters", "macs", "bytes") for when, row in (("before", first), ("after", last))}
+        pairs = {
+            f"{what}_{when}": row[what] for what in ("parameters", "macs", "bytes") for when, row in (("before", first), ("after", last))
+        }
         rows.append(Layer(name.removesuffix(".weight"), first["kind"] or last["kind"], nonzero_after=last["nonzero"], **pairs))
     return tuple(rows)
 

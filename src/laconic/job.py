@@ -55,13 +55,13 @@ def prepare(origin: Origin, threads: int, trained: bool = True) -> Job:
 
     Args:
         origin: the network and the data.
-        threads: of torch in this process and of the runtime in every measurement.
+        threads: of the runtime in every measurement.
         trained: whether a zoo network without weights is a mistake.
 
     Raises:
-        LaconicError: anything that could not work later: unknown names, missing files, damaged weights, labels out of range, an untraceable model.
+        LaconicError: what could not work later: unknown names, missing files, damaged weights, labels out of range, a model that
+        cannot be captured.
     """
-    torch.set_num_threads(threads)
     torch.manual_seed(origin.seed)
     dataset = data.load(origin.data, origin.data_root)
     context = Context(data.split(dataset, origin.seed), seed=origin.seed)
@@ -75,7 +75,9 @@ def load_program(origin: Origin, context: Context | None, trained: bool = True) 
     if origin.model.endswith(".safetensors"):
         return load(Path(origin.model))
     if trained and origin.weights is None and ":" not in origin.model.removeprefix("zoo:"):
-        raise LaconicError(f"{origin.model} is untrained without weights; give --weights FILE (.safetensors or .pt), or train it with `laconic train`")
+        raise LaconicError(
+            f"{origin.model} is untrained without weights; give --weights FILE (.safetensors or .pt), or train it with `laconic train`"
+        )
     assert context is not None, "only a saved program needs no example inputs"
     model = zoo.load(origin.model, origin.weights)
     check_finite(model)
@@ -91,7 +93,9 @@ def check_finite(model: nn.Module) -> None:
     for name, tensor in model.state_dict().items():
         bad = 0 if not tensor.is_floating_point() else int((~torch.isfinite(tensor)).sum())
         if bad:
-            raise LaconicError(f"the weight {name!r} has {bad} entries of {tensor.numel()} that are NaN or infinite; the network cannot be used as it is")
+            raise LaconicError(
+                f"the weight {name!r} has {bad} entries of {tensor.numel()} that are NaN or infinite; the network cannot be used as it is"
+            )
 
 
 def check_outputs(program: Program, context: Context) -> None:
@@ -133,6 +137,7 @@ def environment() -> dict[str, str]:
         "system": platform.platform(),
         "python": platform.python_version(),
         "torch": torch.__version__,
+        "torch_threads": str(torch.get_num_threads()),
         "numpy": numpy.__version__,
         "onnx": onnx.__version__,
         "laconic": __version__,
@@ -166,4 +171,10 @@ def described(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     model = {"name": origin.model, "weights": portable(origin.weights), "inputs": [list(entry.shape) for entry in job.program.inputs]}
     sizes = {name: len(part) for name, part in data.parts(splits).items()}
     validation = "the calibration part (there is no training data)" if splits.train is None else "cut from the training data"
-    return model, {"name": origin.data, "source": job.dataset.source, "examples": sizes, "validation": validation, "classes": len(job.dataset.classes)}
+    return model, {
+        "name": origin.data,
+        "source": job.dataset.source,
+        "examples": sizes,
+        "validation": validation,
+        "classes": len(job.dataset.classes),
+    }

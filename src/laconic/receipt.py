@@ -4,7 +4,7 @@ Accuracies are shares in [0, 1], drops are percentage points, times are seconds,
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -13,7 +13,14 @@ from laconic.errors import LaconicError
 from laconic.files import write_text
 from laconic.measure.latency import Interval as Interval  # part of the receipt, exported here as well
 
-_plain = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+_Class = TypeVar("_Class")
+
+
+@dataclass_transform(frozen_default=True)
+def _plain(cls: type[_Class]) -> type[_Class]:
+    decorate: Any = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+    made: type[_Class] = decorate(cls)
+    return made
 
 
 @_plain
@@ -73,7 +80,9 @@ class Budget:
 
 
 def missed(budget: Budget, drop_points: float, smaller: float, faster: float, file_bytes: int, latency_ms: float) -> tuple[str, ...]:
-    """Say which limits of a budget a network misses, in words; empty when it meets the budget. Ratios and times are judged by their medians.
+    """Say which limits of a budget a network misses, in words; empty when it meets the budget.
+
+    Ratios and times are judged by their medians.
 
     >>> missed(Budget(max_drop=0.5, smaller=4), drop_points=0.2, smaller=3.7, faster=2.0, file_bytes=9, latency_ms=1.0)
     ('3.7x smaller, at least 4x asked',)
@@ -86,7 +95,11 @@ def missed(budget: Budget, drop_points: float, smaller: float, faster: float, fi
         (budget.max_bytes, file_bytes, 1, "{:,} bytes, at most {:,} allowed"),
         (budget.max_latency_ms, latency_ms, 1, "{:.4g} ms, at most {:.4g} ms allowed"),
     )
-    return tuple(words.format(value, limit) for limit, value, sign, words in limits if limit is not None and sign * (value - limit) > slack * abs(limit))
+    return tuple(
+        words.format(value, limit)
+        for limit, value, sign, words in limits
+        if limit is not None and sign * (value - limit) > slack * abs(limit)
+    )
 
 
 @_plain

@@ -104,7 +104,9 @@ class Compressed:
     journal: tuple[JournalEntry, ...]
 
 
-def apply(program: Program, steps: Sequence[Step], context: Context, store: Store | None = None, say: Callable[[str], None] | None = None) -> Compressed:
+def apply(
+    program: Program, steps: Sequence[Step], context: Context, store: Store | None = None, say: Callable[[str], None] | None = None
+) -> Compressed:
     """Apply `steps` in order to a captured program, telling `say` each step's name first; see `compress`."""
     context = replace(context, teacher=context.teacher or clone(program))
     name, journal = key(__version__, contract.fingerprint(program), context.seed), list[JournalEntry]()
@@ -152,7 +154,9 @@ def check_needs(steps: Iterable[Step], context: Context) -> None:
     """
     for position, step in enumerate(steps, start=1):
         if getattr(step, "trains", False) and context.splits.train is None:
-            raise LaconicError(f"recipe step {position}, {step_name(step)}, trains, and the data has no training split; use post-training steps only")
+            raise LaconicError(
+                f"recipe step {position}, {step_name(step)}, trains, and the data has no training split; use post-training steps only"
+            )
 
 
 def _kind(value: Any) -> str:

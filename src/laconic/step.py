@@ -19,7 +19,9 @@ def step(cls: type[_Class]) -> type[_Class]:
 
     A step that trains says so with `trains: ClassVar[bool] = True`, so that missing training data is found before any work.
     """
-    return dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))(cls)
+    decorate: Any = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+    made: type[_Class] = decorate(cls)
+    return made
 
 
 def step_name(step: Any) -> str:

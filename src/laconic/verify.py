@@ -63,9 +63,14 @@ def verify(folder: Path, data_root: Path | None = None, threads: int | None = No
     artifact = folder / receipt.after.file
     if not artifact.is_file():
         raise LaconicError(f"the artifact {artifact} is missing; the folder is not whole")
-    identity = [_equal("artifact sha256", receipt.hashes.artifact, sha256(artifact)), _equal("file_bytes", receipt.after.file_bytes, artifact.stat().st_size)]
+    identity = [
+        _equal("artifact sha256", receipt.hashes.artifact, sha256(artifact)),
+        _equal("file_bytes", receipt.after.file_bytes, artifact.stat().st_size),
+    ]
     if not all(check.ok for check in identity):
-        return Verdict(tuple(identity))  # another file than the one on the receipt: nothing measured on it would say anything about the claim
+        return Verdict(
+            tuple(identity)
+        )  # another file than the one on the receipt: nothing measured on it would say anything about the claim
     with tempfile.TemporaryDirectory() as scratch:
         origin = _origin(receipt, data_root)
         baseline, splits, data_hash = _baseline(folder, receipt, origin, threads, Path(scratch))
@@ -109,7 +114,9 @@ def _baseline(folder: Path, receipt: Receipt, origin: Origin, threads: int, scra
     kept = folder / receipt.before.file
     if kept.is_file():
         if sha256(kept) != receipt.hashes.baseline:
-            raise LaconicError(f"{kept} is not the baseline on the receipt (another checksum); remove it and it is exported anew from the model")
+            raise LaconicError(
+                f"{kept} is not the baseline on the receipt (another checksum); remove it and it is exported anew from the model"
+            )
         dataset = data.load(origin.data, origin.data_root)
         return File(kept, receipt.before.runtime), data.split(dataset, origin.seed), data.fingerprint(dataset)
     job: Job = prepare(origin, threads)

@@ -1,8 +1,9 @@
 """Response distillation: the student learns the teacher's softened outputs beside the labels.
 
-Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, section 2: cross-entropy with the teacher's
-distribution at temperature T, weighted by T^2 so that its gradient keeps its size when T changes. Here the divergence is taken in place of
-the cross-entropy (they differ by the teacher's entropy, a constant), so that a perfect student has loss zero.
+Source: G. Hinton, O. Vinyals, J. Dean, "Distilling the Knowledge in a Neural Network", arXiv:1503.02531, section 2: cross-entropy
+with the teacher's distribution at temperature T, weighted by T^2 so that its gradient keeps its size when T changes. Here the
+divergence is taken in place of the cross-entropy (they differ by the teacher's entropy, a constant), so that a perfect student has
+loss zero.
 """
 
 from typing import Annotated, ClassVar
@@ -57,7 +58,9 @@ class Response(Training):
     def __call__(self, program: Program, context: Context) -> Program:
         """Train in place."""
         if context.teacher is None:
-            raise LaconicError("distill.Response needs a teacher: give Context(teacher=...), or run it through compress, which sets the original network")
+            raise LaconicError(
+                "distill.Response needs a teacher: give Context(teacher=...), or run it through compress, which sets the original network"
+            )
         teacher = clone(context.teacher).eval().to(context.device)
         fitted = context.fit(program, self, response_loss(teacher, self.temperature, self.alpha), progress="distilling")
         context.note(f"{fitted.epochs} epochs against the teacher's outputs at temperature {self.temperature:g}")

@@ -45,8 +45,8 @@ def percentile_range(histogram: Histogram, share: float) -> tuple[float, float]:
 def mean_square_range(histogram: Histogram, bits: int, candidates: int = 40) -> tuple[float, float]:
     """Return the range whose grid has the least mean square error on the histogram.
 
-    Each side is tried at even shares, from 0.2 to 1, of its extreme; one side is searched, then the other, twice (M. Nagel et al., "A White Paper on Neural
-    Network Quantization", arXiv:2106.08295, eq. 15).
+    Each side is tried at even shares, from 0.2 to 1, of its extreme; one side is searched, then the other, twice (M. Nagel et al.,
+    "A White Paper on Neural Network Quantization", arXiv:2106.08295, eq. 15).
     """
     shares = torch.linspace(0.2, 1.0, candidates)
     low, high = torch.tensor(histogram.low), torch.tensor(histogram.high)

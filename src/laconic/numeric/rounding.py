@@ -35,17 +35,17 @@ def per_channel(tensor: Tensor, axis: int | None) -> Tensor:
 
 
 def symmetric_scale(largest: Tensor, bits: int) -> Tensor:
-    """Return the scale that maps `largest` (magnitudes, any shape) to the highest signed code; 1 where it is zero.
+    """Return the scale that maps `largest` (magnitudes, any shape) to the highest signed code; where it is zero, as if it were 1.
 
-    The lowest code is left unused, so that the grid is symmetric (B. Jacob et al., "Quantization and Training of Neural Networks for Efficient
-    Integer-Arithmetic-Only Inference", CVPR 2018, section 3).
+    The lowest code is left unused, so that the grid is symmetric (B. Jacob et al., "Quantization and Training of Neural Networks
+    for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, section 3).
     """
     high = levels(bits, signed=True)[1]
-    return torch.where(largest > 0, largest / high, torch.ones_like(largest))
+    return torch.where(largest > 0, largest, torch.ones_like(largest)) / high
 
 
 def asymmetric_grid(low: Tensor, high: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Return scale and zero point of unsigned codes that cover [low, high] and hold 0.0 exactly (Jacob et al. 2018, eq. 1 and section 3)."""
+    """Return scale and zero point of unsigned codes that cover [low, high] and hold 0.0 exactly (Jacob et al. 2018, eq. 1)."""
     low, high = torch.clamp(low, max=0.0), torch.clamp(high, min=0.0)
     top = levels(bits, signed=False)[1]
     scale = torch.where(high > low, (high - low) / top, torch.ones_like(high))
@@ -63,8 +63,9 @@ def quantization_error(rows: Tensor, scale: Tensor, bits: int) -> Tensor:
 def mean_square_scale(rows: Tensor, bits: int, candidates: int = 80) -> Tensor:
     """Return, for each row of `(channels, n)`, the symmetric scale of least mean square error among `candidates` clipping points.
 
-    The points are even shares, from 0.2 to 1, of the largest magnitude (a grid search for the minimum of eq. 2 of R. Banner et al., "Post Training
-    4-bit Quantization of Convolutional Networks for Rapid-Deployment", NeurIPS 2019, with the measured error in place of a model of it).
+    The points are even shares, from 0.2 to 1, of the largest magnitude (a grid search for the minimum of eq. 2 of R. Banner et
+    al., "Post Training 4-bit Quantization of Convolutional Networks for Rapid-Deployment", NeurIPS 2019, with the measured error
+    in place of a model of it).
     """
     best = symmetric_scale(rows.abs().amax(1), bits)
     error = quantization_error(rows, best, bits)

@@ -1,10 +1,12 @@
 """Networks as programs: captured once, then read, represented, edited, saved."""
 
-from laconic.program.capture import Example, Input, Program, capture, clone, dense_state, example_of, place, read, tidy, write_back
+from laconic.program.capture import Example, capture
 from laconic.program.file import load, save
 from laconic.program.fold import fold_batch_norm
+from laconic.program.program import Input, Program, clone, dense_state, example_of, place, read, tidy
 from laconic.program.represent import Mask, Representation, Uniform, bake, packed, packed_bytes, represent, represent_edge
 from laconic.program.select import Weight, weights
+from laconic.program.write_back import write_back
 
 __all__ = [
     "Example",

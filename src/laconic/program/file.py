@@ -6,7 +6,6 @@ the graph and of every tensor), so anything flipped, cut or replaced is found be
 
 import hashlib
 import json
-import operator
 from pathlib import Path
 from typing import Any
 
@@ -17,20 +16,12 @@ from torch import Tensor, fx, nn
 
 from laconic.errors import LaconicError
 from laconic.files import whole_file
-from laconic.program.capture import Input, Program, holder, place
+from laconic.program.encode import NAMED, decode_graph, encode_graph
+from laconic.program.program import Input, Program, holder, place
 from laconic.program.represent import REPRESENTATIONS, Representation, edges, represent, represented
+from laconic.program.shapes import infer_shapes
 
 FORMAT = "1"
-
-_FUNCTIONS: dict[str, Any] = {  # the only Python functions that a program may call; everything else is an operation of torch
-    f"{function.__module__}.{function.__name__}": function
-    for function in (operator.getitem, operator.add, operator.sub, operator.mul, operator.floordiv, operator.mod, operator.neg, operator.truediv)
-}
-_NAMED: dict[str, dict[str, Any]] = {  # values of torch that are written by name
-    "dtype": {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
-    "layout": {str(value): value for value in (torch.strided, torch.sparse_coo)},
-    "memory_format": {str(v): v for v in (torch.contiguous_format, torch.preserve_format, torch.channels_last, torch.channels_last_3d)},
-}
 
 
 def save(program: Program, path: Path) -> None:
@@ -65,34 +56,11 @@ def load(path: Path) -> Program:
         module._parameters[attribute] = source._parameters[original]
     for entry in described["edges"]:
         _place_module(root, entry["name"], _representation(entry, tensors))
-    inputs = tuple(Input(entry["name"], tuple(entry["shape"]), _NAMED["dtype"][entry["dtype"]]) for entry in described["inputs"])
-    program = Program(root, _graph(described["graph"]), inputs, aliases)
+    inputs = tuple(Input(entry["name"], tuple(entry["shape"]), NAMED["dtype"][entry["dtype"]]) for entry in described["inputs"])
+    program = Program(root, decode_graph(described["graph"]), inputs, aliases)
     for entry in described["representations"]:
         represent(program, entry["name"], _representation(entry, tensors))
     return infer_shapes(program)
-
-
-def infer_shapes(program: Program) -> Program:
-    """Set every node's `val` to a fake tensor of its shape, by running the graph on fake inputs with a free batch; returns the program."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
-
-    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
-    fakes = []
-    for entry in program.inputs:
-        free = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * len(entry.shape)
-        context = StatelessSymbolicContext(dynamic_sizes=free, constraint_sizes=[None] * len(free))  # type: ignore[arg-type]
-        fakes.append(mode.from_tensor(torch.empty((2, *entry.shape), dtype=entry.dtype), symbolic_context=context))
-    with mode, torch.no_grad():
-        _ShapeRecorder(program).run(*fakes)
-    return program
-
-
-class _ShapeRecorder(fx.Interpreter):
-    def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n)
-        n.meta["val"] = value
-        return value
 
 
 def _tensors(program: Program) -> dict[str, Tensor]:
@@ -123,7 +91,9 @@ def _stored(program: Program, name: str) -> Tensor:
 def _entries(program: Program) -> list[dict[str, Any]]:
     """Every stored tensor by the user's name, ties once."""
     own = [name for name, _ in [*program.named_parameters(remove_duplicate=False), *program.named_buffers(remove_duplicate=False)]]
-    plain = [name for name in own if ".parametrizations." not in f".{name}" and not name.startswith("edges.") and name not in program.aliases]
+    plain = [
+        name for name in own if ".parametrizations." not in f".{name}" and not name.startswith("edges.") and name not in program.aliases
+    ]
     names = dict.fromkeys([*plain, *(name for name, _ in represented(program))])
     return [{"name": name, "trainable": isinstance(_stored(program, name), nn.Parameter)} for name in names]
 
@@ -133,9 +103,11 @@ def _describe(program: Program) -> dict[str, Any]:
         "inputs": [{"name": entry.name, "shape": entry.shape, "dtype": str(entry.dtype)} for entry in program.inputs],
         "aliases": program.aliases,
         "tensors": [{**entry, "key": f"tensor.{i}"} for i, entry in enumerate(_entries(program))],
-        "representations": [_described(name, f"represent.{name}.{i}", f) for name, forms in represented(program) for i, f in enumerate(forms)],
+        "representations": [
+            _described(name, f"represent.{name}.{i}", f) for name, forms in represented(program) for i, f in enumerate(forms)
+        ],
         "edges": [_described(name, f"edge.{name}.0", form) for name, form in _edge_forms(program).items()],
-        "graph": [_encode_node(node) for node in _inference_graph(program).nodes],
+        "graph": encode_graph(_inference_graph(program)),
     }
 
 
@@ -164,97 +136,14 @@ def _place_module(root: nn.Module, name: str, module: nn.Module) -> None:
     root.get_submodule(path).add_module(attribute, module)
 
 
-def _encode_node(node: fx.Node) -> dict[str, Any]:
-    target = str(node.target) if node.op != "call_function" else _function_name(node)
-    entry = {"op": node.op, "name": node.name, "target": target, "args": _encode(node.args), "kwargs": _encode(node.kwargs)}
-    return entry | {key: node.meta[key] for key in ("source", "module") if key in node.meta}
-
-
-def _function_name(node: fx.Node) -> str:
-    if isinstance(node.target, torch._ops.OpOverload):
-        return f"{node.target.namespace}::{node.target._opname}.{node.target._overloadname}"
-    name = f"{getattr(node.target, '__module__', '')}.{getattr(node.target, '__name__', node.target)}"
-    if name not in _FUNCTIONS:
-        raise LaconicError(f"{name} at {node.meta.get('source', node.name)} cannot be saved: a program holds operations of torch only")
-    return name
-
-
-def _function(name: str) -> Any:
-    if name in _FUNCTIONS:
-        return _FUNCTIONS[name]
-    namespace, _, rest = name.partition("::")
-    operation, _, overload = rest.rpartition(".")
-    try:
-        return getattr(getattr(getattr(torch.ops, namespace), operation), overload)
-    except AttributeError:
-        raise LaconicError(f"this version of torch ({torch.__version__}) has no operation {name}, which the program calls") from None
-
-
-def _encode(value: Any) -> Any:
-    if isinstance(value, fx.Node):
-        return {"node": value.name}
-    if isinstance(value, (list, tuple)):
-        return [_encode(item) for item in value]
-    if isinstance(value, dict):
-        return {"dict": {key: _encode(item) for key, item in value.items()}}
-    if isinstance(value, slice):
-        return {"slice": [_encode(part) for part in (value.start, value.stop, value.step)]}
-    if isinstance(value, float):
-        return {"float": value.hex()}
-    if value is None or isinstance(value, (bool, int, str)):
-        return value
-    return _encode_named(value)
-
-
-def _encode_named(value: Any) -> dict[str, str]:
-    if isinstance(value, torch.device):
-        return {"device": str(value)}
-    for kind, table in _NAMED.items():
-        if str(value) in table and table[str(value)] is value:
-            return {kind: str(value)}
-    raise LaconicError(f"a program with the argument {value!r} of type {type(value).__name__} cannot be saved")
-
-
-def _decode(value: Any, nodes: dict[str, fx.Node]) -> Any:
-    if isinstance(value, list):
-        return [_decode(item, nodes) for item in value]
-    if not isinstance(value, dict):
-        return value
-    [(kind, content)] = value.items()
-    match kind:
-        case "node":
-            return nodes[content]
-        case "dict":
-            return {key: _decode(item, nodes) for key, item in content.items()}
-        case "slice":
-            return slice(*(_decode(part, nodes) for part in content))
-        case "float":
-            return float.fromhex(content)
-        case "device":
-            return torch.device(content)
-        case _:
-            return _NAMED[kind][content]
-
-
-def _graph(described: list[dict[str, Any]]) -> fx.Graph:
-    graph, nodes = fx.Graph(), dict[str, fx.Node]()
-    for entry in described:
-        target = _function(entry["target"]) if entry["op"] == "call_function" else entry["target"]
-        arguments = tuple(_decode(entry["args"], nodes))
-        if entry["op"] == "output" and isinstance(arguments[0], list):
-            arguments = (tuple(arguments[0]),)
-        node = graph.create_node(entry["op"], target, arguments, _decode(entry["kwargs"], nodes), entry["name"])
-        node.meta = {key: entry[key] for key in ("source", "module") if key in entry}
-        nodes[entry["name"]] = node
-    return graph
-
-
 def _digest(text: str, tensors: dict[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for key in sorted(tensors):
         tensor = tensors[key]
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.reshape(1).view(torch.uint8).numpy().tobytes())
+        digest.update(
+            tensor.reshape(-1).view(torch.uint8).numpy().tobytes() if tensor.ndim else tensor.reshape(1).view(torch.uint8).numpy().tobytes()
+        )
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, fx
 from torch.nn.utils import parametrize
 
-from laconic.program.capture import Program, holder, place, read, tidy
+from laconic.program.program import Program, holder, place, read, tidy
 from laconic.program.represent import Mask, represented
 
 aten = torch.ops.aten
@@ -17,9 +17,9 @@ _FOLDABLE = (aten.linear.default, *(overload for conv in _CONVOLUTIONS for overl
 def fold_batch_norm(program: Program) -> list[str]:
     """Fold every batch norm that alone reads a convolution or linear layer; returns the names of the layers folded into.
 
-    With `w' = w g / sqrt(v + eps)` and `b' = (b - m) g / sqrt(v + eps) + beta` the layer computes what both computed in eval mode (B. Jacob et al.,
-    "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018, eq. 14). Zeros stay zeros.
-    A quantized weight is not folded into, since its grid would be lost.
+    With `w' = w g / sqrt(v + eps)` and `b' = (b - m) g / sqrt(v + eps) + beta` the layer computes what both computed in eval mode
+    (B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018,
+    eq. 14). Zeros stay zeros. A quantized weight is not folded into, since its grid would be lost.
     """
     kept = {name for name, forms in represented(program) if not all(isinstance(form, Mask) for form in forms)}
     folded = []

@@ -1,7 +1,7 @@
 """Lowering for export: quantizers become integer tensors and explicit quantize and dequantize operations.
 
-The two operations defined here have the meaning of ONNX's QuantizeLinear and DequantizeLinear; a runtime's exporter translates them one to one,
-so what the file holds is an integer tensor, not a float one that was rounded.
+The two operations defined here have the meaning of ONNX's QuantizeLinear and DequantizeLinear; a runtime's exporter translates
+them one to one, so what the file holds is an integer tensor, not a float one that was rounded.
 """
 
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from laconic.numeric.rounding import broadcast
-from laconic.program.capture import Program, clone, place, read, tidy
+from laconic.program.program import Program, clone, place, read, tidy
 from laconic.program.represent import Uniform, bake, edges, representations, represented
 
 _library = torch.library.Library("laconic", "DEF")
@@ -58,7 +58,9 @@ class Lowered:
 
 def unsupported(program: Program, keeps: frozenset[str]) -> tuple[str, ...]:
     """Say, before any work, what a runtime that executes `keeps` would not keep in its form."""
-    weights = [f"{name}: {type(form).__name__} {_form(form)}" for name, forms in represented(program) for form in forms if _form(form) not in keeps]
+    weights = [
+        f"{name}: {type(form).__name__} {_form(form)}" for name, forms in represented(program) for form in forms if _form(form) not in keeps
+    ]
     return tuple(weights + [f"{node}: activations {_form(form)}" for node, form in edges(program).items() if _form(form) not in keeps])
 
 
@@ -67,7 +69,7 @@ def _form(form: Any) -> str:
 
 
 def lower(program: Program, keeps: frozenset[str]) -> Lowered:
-    """Return a copy of `program` in which quantizers named in `keeps` (`int8`, `uint8`) are integer operations and all other forms are dense."""
+    """Return a copy of `program` whose quantizers named in `keeps` (`int8`, `uint8`) are integer operations; other forms are dense."""
     lowered, notes = clone(program).eval(), unsupported(program, keeps)
     integers = [_lower_weight(lowered, name) for name, forms in list(represented(lowered)) if _is_kept(forms[-1], keeps)]
     for name, _ in list(represented(lowered)):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from laconic.program.capture import Program
+from laconic.program.program import Program
 
 
 class _Observer(fx.Interpreter):

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from laconic.numeric.rounding import broadcast, levels, pack_bits, round_through, unpack_bits
-from laconic.program.capture import Program, holder, read
+from laconic.program.program import Program, holder, read
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,9 @@ class Mask(Representation):
 class Uniform(Representation):
     """Quantize to equally spaced levels and back: `(clamp(round(x / scale) + zero_point) - zero_point) * scale`.
 
-    The gradient passes rounding unchanged (straight-through, Y. Bengio et al., arXiv:1308.3432) and stops where values are clipped. The scale
-    is a parameter: its gradient is that of learned step sizes (S. Esser et al., "Learned Step Size Quantization", ICLR 2020, eq. 3).
+    The gradient passes rounding unchanged (straight-through, Y. Bengio et al., arXiv:1308.3432) and stops where values are
+    clipped. The scale is a parameter: its gradient is that of learned step sizes (S. Esser et al., "Learned Step Size
+    Quantization", ICLR 2020, eq. 3).
     """
 
     scale: nn.Parameter
@@ -236,4 +237,3 @@ def unpacked(packed: Packed) -> Tensor:
 def packed_bytes(program: Program) -> int:
     """Return the bytes of all tensors that the graph reads, each in its deployable form, ties counted once."""
     return sum(packed(program, name).bytes for name in tensor_names(program))
-

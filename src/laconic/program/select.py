@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from laconic.errors import LaconicError, unknown
-from laconic.program.capture import Program, read
+from laconic.program.program import Program, read
 
 aten = torch.ops.aten
 

@@ -92,4 +92,6 @@ def _check_not_emptied(program: Program, chosen: list[Weight]) -> None:
     after = weights(program, [weight.name for weight in chosen])
     emptied = [weight.name for weight in after if not weight.value.any()]
     if emptied:
-        raise LaconicError(f"pruning left no weight at all in {', '.join(emptied)}; lower the sparsity or the quality, or exclude these layers")
+        raise LaconicError(
+            f"pruning left no weight at all in {', '.join(emptied)}; lower the sparsity or the quality, or exclude these layers"
+        )

@@ -1,7 +1,8 @@
 """Bias correction: rounding shifts the mean of each channel's output, and the bias takes the shift back.
 
-Source: M. Nagel, M. van Baalen, T. Blankevoort, M. Welling, "Data-Free Quantization Through Weight Equalization and Bias Correction", ICCV 2019,
-section 4.2 and appendix D: the empirical form. Here layers are corrected in network order in one pass, each with all corrections before it in place.
+Source: M. Nagel, M. van Baalen, T. Blankevoort, M. Welling, "Data-Free Quantization Through Weight Equalization and Bias
+Correction", ICCV 2019, section 4.2 and appendix D: the empirical form. Here layers are corrected in network order in one pass,
+each with all corrections before it in place.
 """
 
 from collections.abc import Iterable

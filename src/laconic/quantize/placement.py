@@ -29,8 +29,8 @@ _SAME_VALUES = (  # move or choose values, so that the grid before them is the g
 def quantized_points(program: Program, weights: list[Weight]) -> dict[fx.Node, list[fx.Node]]:
     """Return the nodes to quantize, each with the later nodes that carry the same values and share its grid.
 
-    A value is quantized where an integer kernel reads or writes it; between a kernel and the activation fused into it there is no quantizer, and the
-    network's own output stays float.
+    A value is quantized where an integer kernel reads or writes it; between a kernel and the activation fused into it there is no
+    quantizer, and the network's own output stays float.
     """
     kernels = {reader for weight in weights for reader in weight.readers if weight.kind != "embedding"}
     sums = [node for node in program.graph.nodes if node.target in _SUMS and _adds_activations(node, kernels)]
@@ -38,7 +38,7 @@ def quantized_points(program: Program, weights: list[Weight]) -> dict[fx.Node, l
     for node in program.graph.nodes:
         if node in kernels or node in sums:
             for value in node.args[: 2 if node in sums else 1]:
-                _add(points, value)
+                _add(points, _before_padding(value))
             _add(points, _last_fused(node))
     outputs = {value for node in program.graph.nodes if node.op == "output" for value in node.all_input_nodes}
     return {node: shared for node, shared in points.items() if node not in outputs}
@@ -67,6 +67,12 @@ def _last_fused(node: fx.Node) -> fx.Node:
     return users[0] if len(users) == 1 and users[0].target in _FUSED else node
 
 
+def _before_padding(node: fx.Node) -> fx.Node:
+    """Zeros put around a picture belong to the convolution that reads it."""
+    zeros = node.target in (aten.pad.default, aten.constant_pad_nd.default) and not any(node.args[2:]) and not node.kwargs
+    return node.all_input_nodes[0] if zeros or (node.target is aten.pad.default and node.args[2:] == ("constant", 0.0)) else node
+
+
 def _add(points: dict[fx.Node, list[fx.Node]], node: fx.Node) -> None:
     source = node
     while source.target in _SAME_VALUES:
@@ -80,4 +86,9 @@ def _add(points: dict[fx.Node, list[fx.Node]], node: fx.Node) -> None:
 
 def _is_quantizable(node: fx.Node) -> bool:
     """Values that no kernel wrote, such as means, are quantized where they are read, behind their reshape."""
-    return node.op == "placeholder" or node.target in _FUSED or node.target in _SUMS or str(node.target).startswith(("aten.conv", "aten.linear"))
+    return (
+        node.op == "placeholder"
+        or node.target in _FUSED
+        or node.target in _SUMS
+        or str(node.target).startswith(("aten.conv", "aten.linear"))
+    )

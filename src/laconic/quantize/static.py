@@ -1,7 +1,8 @@
 """Static post-training quantization to 8-bit integers: weights per channel, activations per tensor, ranges from calibration inputs.
 
-Source: B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018; R. Krishnamoorthi,
-"Quantizing deep convolutional networks for efficient inference: A whitepaper", arXiv:1806.08342, section 3 (per-channel weights).
+Source: B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018;
+R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper", arXiv:1806.08342, section 3
+(per-channel weights).
 """
 
 from typing import Annotated, Literal
@@ -15,8 +16,9 @@ from laconic.errors import LaconicError
 from laconic.numeric.ranges import Histogram, mean_square_range, percentile_range
 from laconic.numeric.rounding import asymmetric_grid, mean_square_scale, per_channel, symmetric_scale
 from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, represent, represent_edge, tidy, weights
+from laconic.program.fold import bias_of
 from laconic.program.observe import observe
-from laconic.program.represent import edges, share_edge
+from laconic.program.represent import edges, representations, share_edge
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.placement import quantized_points
 from laconic.step import step
@@ -45,7 +47,9 @@ class Static:
         folded = fold_batch_norm(program)
         chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in _KINDS]
         if not chosen or edges(program):
-            raise LaconicError("quantize.Static found no convolution or linear layer" if not chosen else "this network's activations are quantized already")
+            raise LaconicError(
+                "quantize.Static found no convolution or linear layer" if not chosen else "this network's activations are quantized already"
+            )
         original = clone(program)
         for weight in chosen:
             represent(program, weight.name, self._weight_grid(weight))
@@ -55,6 +59,8 @@ class Static:
             for later in points[node]:
                 share_edge(program, later, edge)
         tidy(program)
+        for weight in chosen:
+            _make_room_for_bias(program, weight)
         context.note(f"{len(chosen)} weights and {len(points)} activations at {self.bits} bits; {len(folded)} batch norms folded")
         if self.bias_correction:
             self._correct(program, original, chosen, context)
@@ -91,10 +97,22 @@ class Static:
         context.note(f"biases corrected on {len(inputs)} calibration inputs, by at most {largest:.3g}")
 
 
+def _make_room_for_bias(program: Program, weight: Weight) -> None:
+    """Widen the scales of channels with tiny weights beside a large bias, which would not fit 32 bits at the scale of the products."""
+    grid = representations(program, weight.name)[-1]
+    for reader in weight.readers:
+        bias, source = bias_of(program, reader), edges(program).get(reader.all_input_nodes[0])
+        if bias is not None and isinstance(source, Uniform) and isinstance(grid, Uniform):
+            least = bias.abs() / (source.step * 2**30)
+            grid.scale.data = torch.maximum(grid.scale.data, least.detach())
+
+
 _KINDS = ("conv1d", "conv2d", "conv3d", "linear")
 
 
-def histograms_of(program: Program, nodes: list[fx.Node], inputs: list[tuple[Tensor, ...]], needs_counts: bool = True) -> dict[fx.Node, Histogram]:
+def histograms_of(
+    program: Program, nodes: list[fx.Node], inputs: list[tuple[Tensor, ...]], needs_counts: bool = True
+) -> dict[fx.Node, Histogram]:
     """Return the range of the values at each node over `inputs` and, in a second run, how they are spread in it."""
     limits: dict[fx.Node, tuple[float, float]] = {}
 

@@ -1,4 +1,4 @@
-"""Runtimes: each module writes a program to a file it executes (`export`), says what it keeps as such (`KEEPS`) and opens files (`load`)."""
+"""Runtimes: each module writes a program to a file (`export`), says what it keeps as such (`KEEPS`) and opens files (`load`)."""
 
 import importlib
 import importlib.util

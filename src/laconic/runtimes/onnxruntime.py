@@ -1,7 +1,7 @@
 """ONNX Runtime, the embedded default: float32, and truly integer networks (u8 activations, s8 weights) in QDQ form.
 
-The file is written by PyTorch's ONNX exporter from the lowered program, then checked: integer tensors where integers were promised, outputs equal to
-the program's, integer kernels in the runtime's own profile.
+The file is written by PyTorch's ONNX exporter from the lowered program, then checked: integer tensors where integers were
+promised, outputs equal to the program's, integer kernels in the runtime's own profile.
 """
 
 import json
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from laconic.errors import LaconicError
 from laconic.files import whole_file
+from laconic.runtimes.onnx_graph import Counts, count, fuse_padding, make_compact, quantize_biases
 
 if TYPE_CHECKING:
     import onnx
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 PACKAGE = "onnxruntime"
 KEEPS = frozenset({"int8", "uint8"})
 SUFFIX = ".onnx"
+__all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "unsupported", "version"]
+
 _OPSET = 20
 _INTEGER_KERNELS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits", "QAttention")
 
@@ -78,11 +81,12 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
 
     lowered = lower(program, KEEPS)
     model = _to_onnx(lowered.program, example)
-    _make_compact(model)
+    fuse_padding(model.graph)
+    quantize_biases(model.graph)
+    make_compact(model)
     with whole_file(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
-    exported = _checked(program, example, path, lowered.baked, expected_integers=len(lowered.integer_weights))
-    return exported
+    return _checked(program, example, path, lowered.baked, expected_integers=len(lowered.integer_weights))
 
 
 def unsupported(program: "Program") -> tuple[str, ...]:
@@ -116,52 +120,15 @@ class Session:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except Exception as error:  # the runtime's errors share no base class
-            raise LaconicError(f"ONNX Runtime cannot read {path}: {str(error).splitlines()[0]}; the file is damaged or not a network") from None
+            raise LaconicError(
+                f"ONNX Runtime cannot read {path}: {str(error).splitlines()[0]}; the file is damaged or not a network"
+            ) from None
         self.names = [entry.name for entry in self.session.get_inputs()]
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return the first output for inputs of shape `(batch, ...)`."""
         output: NDArray[np.float32] = self.session.run(None, dict(zip(self.names, inputs, strict=True)))[0]
         return output
-
-
-@dataclass(frozen=True)
-class Counts:
-    """What a file holds and computes, counted in the file itself."""
-
-    parameters: int
-    nonzero_parameters: int
-    macs: int  # of one example; convolutions and matrix products
-
-
-def count(path: Path) -> Counts:
-    """Count weights and multiply-accumulates in an ONNX file, independently of the program it was written from."""
-    import onnx
-    from onnx import numpy_helper, shape_inference
-
-    model = onnx.load(path)
-    for value in model.graph.input:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    grids = {name for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
-    codes = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    held = [array for name, array in tensors.items() if name not in grids and (name in codes or array.dtype == np.float32)]
-    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
-    shapes = {value.name: [d.dim_value for d in value.type.tensor_type.shape.dim] for value in [*inferred.value_info, *inferred.output, *inferred.input]}
-    shapes |= {name: list(array.shape) for name, array in tensors.items()}
-    macs = sum(_macs(node, shapes) for node in model.graph.node)
-    return Counts(sum(array.size for array in held), sum(int(np.count_nonzero(array)) for array in held), macs)
-
-
-def _macs(node: "onnx.NodeProto", shapes: dict[str, list[int]]) -> int:
-    """Output entries times the length of the sum behind each."""
-    if node.op_type not in ("Conv", "Gemm", "MatMul"):
-        return 0
-    output, weight = shapes.get(node.output[0], [0]), shapes.get(node.input[1], [0])
-    if node.op_type == "Conv":
-        return int(np.prod(output) * np.prod(weight[1:]))
-    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
-    return int(np.prod(output) * (weight[-1] if transposed else weight[-2]))
 
 
 def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelProto":
@@ -193,26 +160,6 @@ def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelPr
     return written.model_proto
 
 
-def _make_compact(model: "onnx.ModelProto") -> None:
-    """Drop what only a debugger reads and shorten inner names; inputs, outputs and weights keep theirs."""
-    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
-    model.graph.doc_string = model.doc_string = ""
-    kept = {value.name for part in (model.graph.input, model.graph.output, model.graph.initializer) for value in part} | {""}
-    inner = {name: f"v{i}" for i, name in enumerate(dict.fromkeys(name for node in model.graph.node for name in node.output if name not in kept))}
-    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
-        value.doc_string = ""
-        del value.metadata_props[:]
-    for node in model.graph.node:
-        node.name = node.doc_string = ""
-        del node.metadata_props[:]
-        node.input[:] = [inner.get(name, name) for name in node.input]
-        node.output[:] = [inner.get(name, name) for name in node.output]
-    for value in [*model.graph.input, *model.graph.output]:
-        for dimension in value.type.tensor_type.shape.dim:
-            if dimension.dim_param:
-                dimension.dim_param = "batch"
-
-
 def _checked(program: "Program", example: "tuple[Tensor, ...]", path: Path, baked: tuple[str, ...], expected_integers: int) -> Exported:
     """Open the file afresh and compare it with what was promised."""
     integer_tensors, integer_share = _integer_tensors(path)
@@ -220,12 +167,18 @@ def _checked(program: "Program", example: "tuple[Tensor, ...]", path: Path, bake
     difference = _difference(program, example, outputs)
     exported = Exported(path, integer_tensors, integer_share, kernels, difference, baked)
     if integer_tensors < expected_integers:
-        raise LaconicError(f"{path}: {expected_integers} integer weights were promised, the file holds {integer_tensors}; please report this")
+        raise LaconicError(
+            f"{path}: {expected_integers} integer weights were promised, the file holds {integer_tensors}; please report this"
+        )
     if expected_integers and not exported.integer_kernels:
-        raise LaconicError(f"{path}: the weights are integers but ONNX Runtime {version()} ran no integer kernel: {kernels}; quantize activations too")
+        raise LaconicError(
+            f"{path}: the weights are integers but ONNX Runtime {version()} ran no integer kernel: {kernels}; quantize activations too"
+        )
     tolerance = 0.1 if expected_integers else 1e-3  # a code that falls on the other side of a tie moves by a whole level
     if difference > tolerance:
-        raise LaconicError(f"{path}: outputs differ from the program's by {difference:.2g} of their size; more than {tolerance}; please report this")
+        raise LaconicError(
+            f"{path}: outputs differ from the program's by {difference:.2g} of their size; more than {tolerance}; please report this"
+        )
     return exported
 
 

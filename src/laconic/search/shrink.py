@@ -26,7 +26,12 @@ def check_budget(budget: Budget) -> None:
     Raises:
         LaconicError: names the limit.
     """
-    positive = {"--smaller": budget.smaller, "--faster": budget.faster, "--max-bytes": budget.max_bytes, "--max-latency-ms": budget.max_latency_ms}
+    positive = {
+        "--smaller": budget.smaller,
+        "--faster": budget.faster,
+        "--max-bytes": budget.max_bytes,
+        "--max-latency-ms": budget.max_latency_ms,
+    }
     for option, value in positive.items():
         if value is not None and value <= 0:
             raise LaconicError(f"{option} must be above 0; got {value}")
@@ -37,7 +42,8 @@ def check_budget(budget: Budget) -> None:
 def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say: Say, epochs: int = 3) -> Receipt:
     """Try the ladder's recipes, cheapest first, until one meets the budget on its file; deliver it, or the best there was.
 
-    Selection looks at the validation split only. The delivered file is then measured on the test split, and `met` on the receipt is the verdict there.
+    Selection looks at the validation split only. The delivered file is then measured on the test split, and `met` on the receipt
+    is the verdict there.
 
     Args:
         job: network and data.
@@ -70,7 +76,9 @@ def _try(rung: Rung, job: Job, baseline: Exported, budget: Budget, store: Store,
     return _Tried(_attempt(rung.name, plain(steps), baseline, exported, budget, job, store), compressed, exported)
 
 
-def _attempt(name: str, recipe: list[dict[str, dict[str, object]]], before: Exported, after: Exported, budget: Budget, job: Job, store: Store) -> Attempt:
+def _attempt(
+    name: str, recipe: list[dict[str, dict[str, object]]], before: Exported, after: Exported, budget: Budget, job: Job, store: Store
+) -> Attempt:
     accuracies = [score(side.file, job.splits.validation, "validation", job, store)["top1"] for side in (before, after)]
     times = timed(before.file, after.file, job, store, seconds=2.0)
     sizes = [side.file.path.stat().st_size for side in (before, after)]

@@ -116,7 +116,7 @@ def _batch(work: Work, run: Run, indices: NDArray[np.int64]) -> None:
         loss = work.loss(work.model, inputs.to(work.device), labels.to(work.device))
     run.rate = work.training.learning_rate * factor(work.training.schedule, (run.done + 0.5) / work.total, work.training.warmup)
     run.loss += _finite(loss.item(), work, run)
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     _step(work, run)
     if work.after_batch:
         work.after_batch(run.done, work.total)

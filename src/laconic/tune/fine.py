@@ -17,5 +17,7 @@ class FineTune(Training):
     def __call__(self, program: Program, context: Context) -> Program:
         """Train in place."""
         fitted = context.fit(program, self, progress="fine-tuning")
-        context.note(f"{fitted.epochs} epochs, validation score {fitted.score:.4f}" if fitted.score is not None else f"{fitted.epochs} epochs")
+        context.note(
+            f"{fitted.epochs} epochs, validation score {fitted.score:.4f}" if fitted.score is not None else f"{fitted.epochs} epochs"
+        )
         return program

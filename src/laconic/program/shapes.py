@@ -1,0 +1,31 @@
+"""The shapes of every value in a program, with a free batch, found without computing anything."""
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from laconic.program.program import Program
+
+
+def infer_shapes(program: Program) -> Program:
+    """Set every node's `val` to a fake tensor of its shape, by running the graph on fake inputs with a free batch; returns the program."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
+
+    mode = FakeTensorMode(shape_env=ShapeEnv(), allow_non_fake_inputs=True)
+    fakes = []
+    for entry in program.inputs:
+        free = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * len(entry.shape)
+        context: Any = StatelessSymbolicContext(dynamic_sizes=free, constraint_sizes=[None] * len(free))
+        fakes.append(mode.from_tensor(torch.empty((2, *entry.shape), dtype=entry.dtype), symbolic_context=context))
+    with mode, torch.no_grad():
+        _ShapeRecorder(program).run(*fakes)
+    return program
+
+
+class _ShapeRecorder(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        value = super().run_node(n)
+        n.meta["val"] = value
+        return value

@@ -1,0 +1,138 @@
+"""An ONNX graph after the exporter: padding and biases moved into integer kernels, names shortened; and what is in a file, counted."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def fuse_padding(graph: "onnx.GraphProto") -> None:
+    """Move zero padding, such as TensorFlow's lopsided "same", into the convolutions that read it; alone it would run in float."""
+    from onnx import helper
+
+    for pad in [node for node in graph.node if node.op_type == "Pad"]:
+        readers = [node for node in graph.node if pad.output[0] in node.input]
+        before = _zero_padding(graph, pad)
+        if before is None or not all(node.op_type == "Conv" and node.input[0] == pad.output[0] for node in readers):
+            continue
+        for node in readers:
+            own = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "pads"), [0] * len(before))
+            kept = [attribute for attribute in node.attribute if attribute.name != "pads"]
+            del node.attribute[:]
+            node.attribute.extend([*kept, helper.make_attribute("pads", [a + b for a, b in zip(own, before, strict=True)])])
+            node.input[0] = pad.input[0]
+        graph.node.remove(pad)
+    _drop_unread(graph)
+
+
+def _zero_padding(graph: "onnx.GraphProto", pad: "onnx.NodeProto") -> list[int] | None:
+    """Return the spatial padding of a Pad node in the order of a convolution's `pads`; None where it is anything but zeros in space."""
+    from onnx import numpy_helper
+
+    held = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name in pad.input[1:3]}
+    mode = next((attribute.s for attribute in pad.attribute if attribute.name == "mode"), b"constant")
+    if mode != b"constant" or pad.input[1] not in held or len(pad.input) > 3:
+        return None
+    filled = held.get(pad.input[2]) if len(pad.input) > 2 and pad.input[2] else np.zeros(1)
+    amounts = held[pad.input[1]].reshape(2, -1)  # begins and ends, of every axis
+    if filled is None or np.any(filled) or np.any(amounts[:, :2]) or np.any(amounts < 0):
+        return None
+    return [int(amount) for amount in amounts[:, 2:].ravel()]
+
+
+def quantize_biases(graph: "onnx.GraphProto") -> None:
+    """Write the biases of integer layers as 32-bit integers at the scale of the products, which is how integer kernels add them."""
+    from onnx import helper, numpy_helper
+
+    dequantized = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    for node in [node for node in graph.node if node.op_type in ("Conv", "Gemm") and len(node.input) > 2]:
+        bias, sources = tensors.get(node.input[2]), [dequantized.get(name) for name in node.input[:2]]
+        if bias is None or None in sources:
+            continue
+        scales = [numpy_helper.to_array(tensors[source.input[1]]) for source in sources if source is not None]
+        scale = np.atleast_1d(scales[0] * scales[1]).astype(np.float32)
+        codes = np.round(numpy_helper.to_array(bias) / scale.astype(np.float64))
+        if np.abs(codes).max() >= 2**31 - 1:
+            continue
+        name = f"{bias.name}_codes"
+        added = {name: codes.astype(np.int32), f"{bias.name}_scale": scale}
+        graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in added.items())
+        place = list(graph.node).index(node)
+        graph.node.insert(place, helper.make_node("DequantizeLinear", list(added), [f"{name}_dense"], axis=0))
+        node.input[2] = f"{name}_dense"
+    _drop_unread(graph)
+
+
+def _drop_unread(graph: "onnx.GraphProto") -> None:
+    used = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
+        graph.initializer.remove(tensor)
+
+
+def make_compact(model: "onnx.ModelProto") -> None:
+    """Drop what only a debugger reads and shorten inner names; inputs, outputs and weights keep theirs."""
+    del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
+    model.graph.doc_string = model.doc_string = ""
+    kept = {value.name for part in (model.graph.input, model.graph.output, model.graph.initializer) for value in part} | {""}
+    inner = {
+        name: f"v{i}" for i, name in enumerate(dict.fromkeys(name for node in model.graph.node for name in node.output if name not in kept))
+    }
+    for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
+        value.doc_string = ""
+        del value.metadata_props[:]
+    for node in model.graph.node:
+        node.name = node.doc_string = ""
+        del node.metadata_props[:]
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    for value in [*model.graph.input, *model.graph.output]:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_param = "batch"
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What a file holds and computes, counted in the file itself."""
+
+    parameters: int
+    nonzero_parameters: int
+    macs: int  # of one example; convolutions and matrix products
+
+
+def count(path: Path) -> Counts:
+    """Count weights and multiply-accumulates in an ONNX file, independently of the program it was written from."""
+    import onnx
+    from onnx import numpy_helper, shape_inference
+
+    model = onnx.load(path)
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    grids = {name for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
+    codes = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    held = [array for name, array in tensors.items() if name not in grids and (name in codes or array.dtype == np.float32)]
+    inferred = shape_inference.infer_shapes(model, data_prop=True).graph
+    shapes = {
+        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
+        for value in [*inferred.value_info, *inferred.output, *inferred.input]
+    }
+    shapes |= {name: list(array.shape) for name, array in tensors.items()}
+    macs = sum(_macs(node, shapes) for node in model.graph.node)
+    return Counts(sum(array.size for array in held), sum(int(np.count_nonzero(array)) for array in held), macs)
+
+
+def _macs(node: "onnx.NodeProto", shapes: dict[str, list[int]]) -> int:
+    """Output entries times the length of the sum behind each."""
+    if node.op_type not in ("Conv", "Gemm", "MatMul"):
+        return 0
+    output, weight = shapes.get(node.output[0], [0]), shapes.get(node.input[1], [0])
+    if node.op_type == "Conv":
+        return int(np.prod(output) * np.prod(weight[1:]))
+    transposed = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+    return int(np.prod(output) * (weight[-1] if transposed else weight[-2]))

@@ -1,0 +1,56 @@
+"""Two of the four verbs: `export`, a program in, a file out; `load`, a file in, a callable on arrays out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from laconic.errors import LaconicError
+from laconic.runtimes import NAMES, runtime
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from laconic.measure import Predict
+    from laconic.program import Program
+
+
+def export(program: "Program", path: Path | str, runtime_name: str = "onnxruntime", example: "tuple[Tensor, ...] | None" = None) -> Any:
+    """Write a program for a runtime and check the file.
+
+    Args:
+        program: what `compress` returned in `.program`, or a loaded one.
+        path: the file to write, whole or not at all; its suffix is the runtime's.
+        runtime_name: one of `laconic.runtimes.NAMES`.
+        example: real inputs with a batch of 2 or more, to compare the file with the program on; None: random ones.
+
+    Returns:
+        What the runtime says of the written file.
+
+    Raises:
+        LaconicError: the suffix is another, the network cannot be written, or a check of the file fails.
+    """
+    from laconic.program import example_of
+
+    module, path = runtime(runtime_name), Path(path)
+    if path.suffix != module.SUFFIX:
+        raise LaconicError(f"{runtime_name} writes {module.SUFFIX} files; got {path}")
+    return module.export(program, example or example_of(program), path)
+
+
+def load(path: Path | str, threads: int = 1) -> "Predict":
+    """Open an exported file as a callable: a float32 array of shape (batch, ...) in, an array of scores out.
+
+    A delivered folder may be given in place of its file.
+
+    Raises:
+        LaconicError: there is no such file, it is damaged, or no runtime reads its kind.
+    """
+    path = Path(path)
+    if path.is_dir():
+        from laconic.receipt import read_receipt
+
+        path = path / read_receipt(path).after.file
+    for name in NAMES:
+        if path.suffix == runtime(name).SUFFIX:
+            network: Predict = runtime(name).load(path, threads)
+            return network
+    raise LaconicError(f"no runtime reads {path}; known kinds: {', '.join(runtime(name).SUFFIX for name in NAMES)}")
