@@ -23,12 +23,19 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as written:
             os.fsync(written.fileno())
+        temporary.chmod(0o666 & ~_umask())  # some writers make files that only their owner reads
         temporary.replace(path)
     except OSError as error:
         raise LaconicError(f"cannot write {path}: {error.strerror or error}; choose another --out or make room") from error
     finally:
         with suppress(OSError):  # a folder that cannot be written cannot be tidied either
             temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def write_text(path: Path, text: str) -> None:

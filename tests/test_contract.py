@@ -1,0 +1,355 @@
+"""The contract of every step: one battery over everything that the families list, so that a new step is covered by being listed."""
+
+import ast
+import copy
+import dataclasses
+import importlib
+import itertools
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import laconic
+from laconic.errors import LaconicError
+from laconic.program import Mask, Uniform, bake, clone, load, packed, packed_bytes, read, save
+from laconic.program.represent import Packed, represented, tensor_names, unpacked
+from laconic.recipe import FAMILIES, apply, compress, parse, plain, step_classes
+from laconic.step import settings, step_name
+
+STEPS = step_classes()
+
+# Settings for the battery, where the defaults would take long or change too little
+SETTINGS = {
+    "distill.Response": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
+    "tune.FineTune": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
+}
+
+# Settings other than the defaults, to be carried through files
+OTHER_SETTINGS = {
+    "distill.Response": {"temperature": 2.5, "alpha": 0.25, "epochs": 3, "warmup": 0.1},
+    "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
+    "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",)},
+    "tune.FineTune": {"epochs": 2, "optimizer": "adamw", "ema": 0.9, "keep": "best"},
+}
+
+# The second of the pair has nothing to do, and must say so
+REFUSED = {("quantize.Static", "quantize.Static"), ("prune.Magnitude", "prune.Magnitude")}
+
+every_step = pytest.mark.parametrize("name", STEPS)
+
+
+def make(name):
+    return STEPS[name](**SETTINGS.get(name, {}))
+
+
+def state(module):
+    return {name: tensor.detach().clone() for name, tensor in module.state_dict().items()}
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def outputs(program, context):
+    with torch.no_grad():
+        return program(context.splits.test.batch(slice(0, 50))[0])
+
+
+# What every step is
+
+
+@every_step
+def test_a_step_can_be_made_without_settings(name):
+    assert step_name(STEPS[name]()) == name
+
+
+def test_the_settings_of_this_file_belong_to_steps_that_there_are():
+    assert {*SETTINGS, *OTHER_SETTINGS, *itertools.chain(*REFUSED)} <= set(STEPS)
+
+
+def test_every_class_marked_as_a_step_is_listed_by_its_family():
+    source = Path(laconic.__file__).parent
+    found = set()
+    for path in source.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef) and any(isinstance(d, ast.Name) and d.id == "step" for d in node.decorator_list):
+                found.add(f"{path.parent.name}.{node.name}")
+    assert found == set(STEPS)
+
+
+@every_step
+def test_the_module_of_a_step_names_its_source(name):
+    family = name.partition(".")[0]
+    text = importlib.import_module(STEPS[name].__module__).__doc__
+    assert text
+    assert STEPS[name].__doc__
+    assert STEPS[name].__call__.__doc__
+    if family != "tune":  # training on labels is nobody's technique
+        assert "Source:" in text
+
+
+@every_step
+def test_every_field_has_a_default_and_a_schema(name):
+    from pydantic import TypeAdapter
+
+    fields = {field.name for field in dataclasses.fields(STEPS[name])}
+    assert set(TypeAdapter(STEPS[name]).json_schema().get("properties", {})) == fields
+    assert set(settings(STEPS[name]())) == fields
+
+
+@every_step
+@pytest.mark.parametrize("other", [False, True], ids=["defaults", "other settings"])
+def test_the_settings_survive_replace_and_yaml(name, other):
+    step = STEPS[name](**(OTHER_SETTINGS.get(name, {}) if other else {}))
+    assert replace(step) == step
+    for field, value in OTHER_SETTINGS.get(name, {}).items():
+        assert getattr(replace(STEPS[name](**OTHER_SETTINGS[name]), **{field: value}), field) == value
+    [again] = parse(yaml.safe_load(yaml.safe_dump(plain([step]))))
+    assert again == step
+    assert hash(again) == hash(step)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        setattr(step, dataclasses.fields(step)[0].name, None)
+
+
+@every_step
+def test_the_battery_covers_settings_other_than_the_defaults(name):
+    assert STEPS[name](**OTHER_SETTINGS.get(name, {})) != STEPS[name]() or not dataclasses.fields(STEPS[name])
+
+
+# What every step does
+
+
+@every_step
+def test_the_original_model_is_unchanged(name, model, context):
+    model.relu.train()
+    before, flags = state(model), [module.training for module in model.modules()]
+    names = [(name, parameter.requires_grad, parameter.grad is None) for name, parameter in model.named_parameters()]
+    made = compress(model, [make(name)], context).program
+    with torch.no_grad():
+        for tensor in [*made.parameters(), *made.buffers()]:
+            tensor.zero_()  # nor do both share memory
+    assert same(before, state(model))
+    assert flags == [module.training for module in model.modules()]
+    assert names == [(name, parameter.requires_grad, parameter.grad is None) for name, parameter in model.named_parameters()]
+
+
+@every_step
+def test_the_teacher_is_unchanged(name, program, make_context):
+    teacher = clone(program)
+    before, code = state(teacher), teacher.code
+    apply(program, [make(name)], make_context(teacher=teacher))
+    assert same(before, state(teacher))
+    assert code == teacher.code
+
+
+@every_step
+def test_the_output_keeps_its_shape_for_every_batch(name, program, context):
+    made = apply(program, [make(name)], context).program
+    for batch in (1, 2, 5):
+        output = made(*context.example(batch))
+        assert output.shape == (batch, 10)
+        assert output.isfinite().all()
+
+
+@every_step
+def test_the_same_seed_gives_the_same_bits(name, program, make_context):
+    copies = [clone(program), clone(program)]
+    made = []
+    for number, each in enumerate(copies):
+        torch.manual_seed(number)  # the caller's chance is no part of it
+        made.append(apply(each, [make(name)], make_context(seed=3)))
+    assert same(state(made[0].program), state(made[1].program))
+    assert made[0].program.code == made[1].program.code
+    entries = [replace(entry, seconds=0) for one in made for entry in one.journal]
+    assert entries[0] == entries[1]
+
+
+@every_step
+def test_the_callers_randomness_is_left_as_it_was(name, program, context):
+    before = torch.get_rng_state()
+    apply(program, [make(name)], context)
+    assert torch.equal(before, torch.get_rng_state())
+
+
+@every_step
+def test_the_accuracy_stays_within_reason(name, program, context):
+    [entry] = apply(program, [make(name)], context).journal
+    assert entry.score_before > 0.93
+    assert entry.score_after > entry.score_before - 0.1
+
+
+@every_step
+def test_the_journal_says_what_was_done(name, program, context):
+    [entry] = apply(program, [make(name)], context).journal
+    assert (entry.step, entry.settings) == (name, settings(make(name)))
+    assert entry.notes
+    assert all(note.strip() for note in entry.notes)
+    assert 0 < entry.bytes_after <= entry.bytes_before
+    assert 0 < entry.macs_after <= entry.macs_before
+    assert entry.seconds > 0
+
+
+@every_step
+def test_a_step_that_trains_says_so(name, program, untrained_context):
+    if getattr(STEPS[name], "trains", False):
+        with pytest.raises(LaconicError, match="no training split"):
+            make(name)(program, replace(untrained_context, teacher=clone(program)))
+    else:
+        apply(program, [make(name)], untrained_context)
+
+
+# Together
+
+
+def gains(program):
+    """Where masks hold zeros, and the grids that weights lie on."""
+    zeros = {n: torch.stack([~f.keep for f in forms if isinstance(f, Mask)]).any(0) for n, forms in represented(program) if masks(forms)}
+    grids = {n: next(f for f in reversed(forms) if isinstance(f, Uniform)) for n, forms in represented(program) if uniform(forms)}
+    return zeros, grids
+
+
+def masks(forms):
+    return any(isinstance(form, Mask) for form in forms)
+
+
+def uniform(forms):
+    return any(isinstance(form, Uniform) for form in forms)
+
+
+def on_grid(values, grid):
+    shape = [1] * values.ndim
+    if grid.axis is not None:
+        shape[grid.axis] = -1
+    codes = values / grid.scale.abs().reshape(shape) + grid.zero_point.reshape(shape)
+    return (codes - codes.round()).abs().max() < 1e-3 and codes.min() > -(2 ** (grid.bits - 1)) - 0.5 and codes.max() < 2**grid.bits
+
+
+@pytest.mark.parametrize("first", STEPS)
+@pytest.mark.parametrize("second", STEPS)
+def test_a_step_composes_with_each_other_and_keeps_its_gains(first, second, program, context, tmp_path):
+    program = apply(program, [make(first)], context).program
+    zeros, _ = gains(program)
+    bits = {name: grid.bits for name, grid in gains(program)[1].items()}
+    if (first, second) in REFUSED:
+        with pytest.raises(LaconicError, match=r"already|nothing"):
+            apply(program, [make(second)], context)
+        return
+    made = apply(program, [make(second)], replace(context, teacher=clone(program))).program
+    later, grids = gains(made)
+    assert zeros.keys() <= later.keys()
+    for name, held in zeros.items():
+        assert not read(made, name)[held].any(), f"{name} has entries at places that were pruned"
+    assert {name: grids[name].bits for name in bits} == bits
+    for name, grid in grids.items():
+        assert on_grid(read(made, name).detach(), grid), f"{name} has left its grid"
+    save(made, tmp_path / "both.safetensors")
+    assert torch.equal(outputs(load(tmp_path / "both.safetensors"), context), outputs(made, context))
+
+
+def test_prune_tune_quantize_and_distil_end_up_sparse_in_integers_and_accurate(program, context):
+    steps = ["prune.Magnitude", "tune.FineTune", "quantize.Static", "distill.Response"]
+    done = apply(program, [make(name) for name in steps], context)
+    zeros, grids = gains(done.program)
+    for name, held in zeros.items():
+        weight = read(done.program, name).detach()
+        assert not weight[held].any()
+        assert held.float().mean() == 0.5
+        assert on_grid(weight, grids[name])
+    sizes = [entry.bytes_after for entry in done.journal]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < done.journal[0].bytes_before / 5
+    assert done.journal[-1].score_after > done.journal[0].score_before - 0.03
+    joints = [(a.score_after, a.bytes_after, a.macs_after) for a in done.journal[:-1]]
+    assert joints == [(b.score_before, b.bytes_before, b.macs_before) for b in done.journal[1:]]
+
+
+# Afterwards
+
+
+@every_step
+def test_baking_leaves_plain_parameters_and_the_same_outputs(name, program, context):
+    made = apply(program, [make(name)], context).program
+    expected = outputs(made, context)
+    kept = clone(made)
+    for tensor, _ in list(represented(made)):
+        bake(made, tensor)
+    assert not list(represented(made))
+    assert torch.equal(outputs(made, context), expected)
+    assert torch.equal(outputs(kept, context), expected), "baking one copy broke the other"
+
+
+@every_step
+def test_a_clone_is_equal_and_independent(name, program, context):
+    made = apply(program, [make(name)], context).program
+    for again in (clone(made), copy.deepcopy(made)):
+        before = outputs(made, context)
+        assert torch.equal(outputs(again, context), before)
+        with torch.no_grad():
+            for tensor in [*again.parameters(), *again.buffers()]:
+                tensor.zero_()
+        assert torch.equal(outputs(made, context), before)
+
+
+@every_step
+def test_a_saved_program_is_loaded_to_the_same_bits(name, program, context, tmp_path):
+    made = apply(program, [make(name)], context).program
+    save(made, tmp_path / "program.safetensors")
+    again = load(tmp_path / "program.safetensors")
+    assert torch.equal(outputs(again, context), outputs(made, context))
+    assert packed_bytes(again) == packed_bytes(made)
+    assert gains(again)[0].keys() == gains(made)[0].keys()
+    assert gains(again)[1].keys() == gains(made)[1].keys()
+
+
+@every_step
+def test_a_loaded_program_goes_on_as_the_one_in_memory(name, program, context, tmp_path):
+    made = apply(program, [make(name)], context).program
+    save(made, tmp_path / "program.safetensors")
+    after = [apply(each, [make("tune.FineTune")], context).program for each in (made, load(tmp_path / "program.safetensors"))]
+    assert torch.equal(*(outputs(each, context) for each in after))
+
+
+@every_step
+def test_the_exported_file_predicts_what_the_program_predicts(name, program, context, tmp_path):
+    made = apply(program, [make(name)], context).program
+    laconic.export(made, tmp_path / "network.onnx", example=context.example())
+    inputs = context.splits.test.arrays(slice(0, 100))
+    with torch.no_grad():
+        expected = made(torch.from_numpy(inputs)).numpy()
+    found = laconic.load(tmp_path / "network.onnx")(inputs)
+    assert found.shape == expected.shape
+    assert (found.argmax(1) == expected.argmax(1)).mean() >= 0.99
+    assert np.abs(found - expected).mean() < 0.02 * np.abs(expected).mean()
+
+
+@every_step
+def test_claimed_bytes_are_the_bytes_of_files_that_give_the_weights_back(name, program, context, tmp_path):
+    made = apply(program, [make(name)], context).program
+    total = 0
+    for tensor in tensor_names(made):
+        form = packed(made, tensor)
+        arrays = {key: written_and_read(array, tmp_path / f"{tensor}.{key}") for key, array in form.arrays.items()}
+        written = sum((tmp_path / f"{tensor}.{key}").stat().st_size for key in arrays)
+        assert written == form.bytes
+        total += written
+        again = unpacked(Packed(form.shape, arrays, form.bits, form.signed, form.axis))
+        dense = read(made, tensor).detach()
+        assert again.shape == dense.shape
+        torch.testing.assert_close(again.to(dense.dtype), dense, rtol=1e-6, atol=0)
+    assert packed_bytes(made) == total
+
+
+def written_and_read(array, path):
+    array.tofile(path)
+    return np.fromfile(path, array.dtype).reshape(array.shape)
+
+
+def test_the_families_list_what_they_have_and_nothing_else():
+    for family, module in FAMILIES.items():
+        assert module.__name__ == f"laconic.{family}"
+        assert sorted(module.__all__) == list(module.__all__)
+        assert all(getattr(module, name).__module__.startswith(f"laconic.{family}.") for name in module.__all__)
