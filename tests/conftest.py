@@ -24,7 +24,7 @@ def _seed(request):
     """Start every test at its own seed, so that its outcome depends on no other test."""
     seed = zlib.crc32(request.node.nodeid.encode())
     torch.manual_seed(seed)
-    np.random.seed(seed)  # noqa: NPY002
+    np.random.seed(seed)
 
 
 class SmallNetwork(nn.Module):

@@ -1,10 +1,14 @@
 """Tiny networks of every kind: `NETWORKS[name]` is a factory and example inputs with a batch of 2."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from laconic.program import Program, Uniform, capture, clone, fold_batch_norm, represent, represent_edge, tidy, weights
+from laconic.program.observe import observe
 
 
 def convolution(inputs: int, outputs: int, size: int = 3, **more) -> nn.Sequential:
@@ -98,7 +102,9 @@ class Recurrent(nn.Module):
 class OneDimensional(nn.Module):
     def __init__(self):
         super().__init__()
-        self.features = nn.Sequential(nn.Conv1d(4, 6, 5, stride=2), nn.BatchNorm1d(6), nn.ReLU(), nn.Conv1d(6, 8, 3, padding="same"), nn.GELU())
+        self.features = nn.Sequential(
+            nn.Conv1d(4, 6, 5, stride=2), nn.BatchNorm1d(6), nn.ReLU(), nn.Conv1d(6, 8, 3, padding="same"), nn.GELU()
+        )
         self.fc = nn.Linear(8, 5)
 
     def forward(self, x):
@@ -195,30 +201,39 @@ def mobile() -> nn.Module:
     return nn.Sequential(convolution(8, 8, groups=8), convolution(8, 12, size=1))
 
 
+def dropouts() -> nn.Module:
+    drops = nn.Dropout(0.4), nn.AlphaDropout(0.2)
+    return nn.Sequential(nn.Linear(6, 16), nn.ReLU(), drops[0], nn.Linear(16, 8), drops[1], nn.Linear(8, 5))
+
+
 PICTURE, SEQUENCE = (2, 3, 8, 8), (2, 5, 8)
+_GENERATOR = torch.Generator().manual_seed(0)
+
+
+def random(*shape: int) -> Tensor:
+    """Return normal numbers, the same in every run."""
+    return torch.randn(shape, generator=_GENERATOR)
+
 
 NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[Tensor, ...]]] = {
-    "convolution": (Plain, (torch.randn(PICTURE),)),
-    "residual": (Residual, (torch.randn(PICTURE),)),
-    "concat": (Concat, (torch.randn(PICTURE),)),
-    "grouped": (lambda: classifier(nn.Sequential(convolution(3, 8), convolution(8, 8, groups=2)), 8), (torch.randn(PICTURE),)),
-    "depthwise": (lambda: classifier(nn.Sequential(convolution(3, 8), mobile()), 12), (torch.randn(PICTURE),)),
-    "attention": (Attention, (torch.randn(SEQUENCE),)),
-    "transformer": (Transformer, (torch.randn(SEQUENCE),)),
+    "convolution": (Plain, (random(*PICTURE),)),
+    "residual": (Residual, (random(*PICTURE),)),
+    "concat": (Concat, (random(*PICTURE),)),
+    "grouped": (lambda: classifier(nn.Sequential(convolution(3, 8), convolution(8, 8, groups=2)), 8), (random(*PICTURE),)),
+    "depthwise": (lambda: classifier(nn.Sequential(convolution(3, 8), mobile()), 12), (random(*PICTURE),)),
+    "attention": (Attention, (random(*SEQUENCE),)),
+    "transformer": (Transformer, (random(*SEQUENCE),)),
     "tied": (Tied, (torch.tensor([[1, 2, 3, 4], [10, 0, 2, 2]]),)),
-    "lstm": (lambda: Recurrent(nn.LSTM), (torch.randn(2, 5, 6),)),
-    "gru": (lambda: Recurrent(nn.GRU), (torch.randn(2, 5, 6),)),
-    "one-dimensional": (OneDimensional, (torch.randn(2, 4, 16),)),
-    "norms": (Norms, (torch.randn(PICTURE),)),
-    "dropout": (
-        lambda: nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Dropout(0.4), nn.Linear(16, 8), nn.AlphaDropout(0.2), nn.Linear(8, 5)),
-        (torch.randn(2, 6),),
-    ),
-    "no-grad": (Frozen, (torch.randn(2, 6),)),
-    "two-inputs": (TwoInputs, (torch.randn(2, 4), torch.randn(2, 3))),
-    "two-outputs": (TwoOutputs, (torch.randn(2, 6),)),
-    "root-parameters": (RootParameters, (torch.randn(PICTURE),)),
-    "buffers": (Buffers, (torch.randn(2, 3),)),
+    "lstm": (lambda: Recurrent(nn.LSTM), (random(2, 5, 6),)),
+    "gru": (lambda: Recurrent(nn.GRU), (random(2, 5, 6),)),
+    "one-dimensional": (OneDimensional, (random(2, 4, 16),)),
+    "norms": (Norms, (random(*PICTURE),)),
+    "dropout": (dropouts, (random(2, 6),)),
+    "no-grad": (Frozen, (random(2, 6),)),
+    "two-inputs": (TwoInputs, (random(2, 4), random(2, 3))),
+    "two-outputs": (TwoOutputs, (random(2, 6),)),
+    "root-parameters": (RootParameters, (random(*PICTURE),)),
+    "buffers": (Buffers, (random(2, 3),)),
 }
 
 
@@ -238,3 +253,35 @@ def build(name: str, seed: int = 0) -> tuple[nn.Module, tuple[Tensor, ...]]:
                 nn.init.normal_(norm.weight, 1, 0.3)
                 nn.init.normal_(norm.bias, 0, 0.3)
     return module, example
+
+
+def captured(name: str) -> tuple[Program, tuple[Tensor, ...]]:
+    """Return the program of the network of that name, a fresh copy each time, and its example."""
+    return clone(_capture(name)), NETWORKS[name][1]
+
+
+@cache
+def _capture(name: str) -> Program:
+    return capture(*build(name))
+
+
+def quantize(program: Program, example: tuple[Tensor, ...], kinds: Collection[str] = ("conv1d", "conv2d", "linear")) -> Program:
+    """Put 8-bit quantizers on every weight (per channel), on what kernels and sums read and on what ReLUs write; ranges from `example`."""
+    fold_batch_norm(program)
+    kernels = set()
+    for weight in weights(program, kinds=kinds):
+        kernels.update(weight.readers)
+        scale = weight.value.abs().flatten(1).amax(1) / 127
+        represent(program, weight.name, Uniform(scale, torch.zeros_like(scale), 8, axis=0))
+    sums = [node for node in program.graph.nodes if node.target is torch.ops.aten.add.Tensor]
+    nodes = {node.args[0] for node in kernels} | {value for node in sums for value in node.all_input_nodes if value.op == "call_function"}
+    nodes |= {node for node in program.graph.nodes if node.target is torch.ops.aten.relu.default}
+    seen: dict[str, Tensor] = {}
+    observe(program, [example], nodes, lambda node, value: seen.update({node.name: value.clone()}))
+    outputs = {value for node in program.graph.nodes if node.op == "output" for value in node.all_input_nodes}
+    for node in [node for node in program.graph.nodes if node in nodes - outputs]:
+        low, high = seen[node.name].min().clamp(max=0), seen[node.name].max().clamp(min=0)
+        scale = (high - low) / 255
+        represent_edge(program, node, Uniform(scale, torch.round(-low / scale), 8, signed=False))
+    tidy(program)
+    return program

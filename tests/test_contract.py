@@ -14,11 +14,14 @@ import torch
 import yaml
 
 import laconic
+from laconic.context import Context
+from laconic.data import Split, Splits
 from laconic.errors import LaconicError
 from laconic.program import Mask, Uniform, bake, clone, load, packed, packed_bytes, read, save
 from laconic.program.represent import Packed, represented, tensor_names, unpacked
 from laconic.recipe import FAMILIES, apply, compress, parse, plain, step_classes
 from laconic.step import settings, step_name
+from networks import NETWORKS, build
 
 STEPS = step_classes()
 
@@ -353,3 +356,40 @@ def test_the_families_list_what_they_have_and_nothing_else():
         assert module.__name__ == f"laconic.{family}"
         assert sorted(module.__all__) == list(module.__all__)
         assert all(getattr(module, name).__module__.startswith(f"laconic.{family}.") for name in module.__all__)
+
+
+# On networks of every kind
+
+CLASSIFIERS = [
+    kind for kind, (_, example) in NETWORKS.items() if len(example) == 1 and example[0].is_floating_point() and kind != "two-outputs"
+]
+
+
+def random_data(example):
+    """A context of random inputs in the shape of an example, with labels of five classes."""
+    generator = np.random.default_rng(0)
+    inputs = generator.normal(size=(40, *example[0].shape[1:])).astype(np.float32)
+    part = Split(inputs, generator.integers(0, 5, 40))
+    return Context(Splits(part, part, part, part))
+
+
+@every_step
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # torch.export's, of recurrent layers
+def test_a_step_works_on_a_network_of_every_kind(name, kind, tmp_path):
+    model, example = build(kind)
+    context = random_data(example)
+    before = state(model)
+    done = compress(model, [make(name)], context)
+    assert same(before, state(model))
+    made, [entry] = done.program, done.journal
+    inputs = context.splits.test.batch(slice(0, 7))[0]
+    expected = made(inputs)
+    assert expected.shape == (7, 5)
+    save(made, tmp_path / "program.safetensors")
+    assert torch.equal(load(tmp_path / "program.safetensors")(inputs), expected)
+    assert torch.equal(clone(made)(inputs), expected)
+    assert entry.bytes_after <= entry.bytes_before
+    for tensor in tensor_names(made):
+        dense = read(made, tensor).detach()
+        torch.testing.assert_close(unpacked(packed(made, tensor)).to(dense.dtype), dense, rtol=1e-6, atol=0)

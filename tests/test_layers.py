@@ -15,8 +15,8 @@ SOURCE = Path(laconic.__file__).parent
 
 # From the bottom; names in one set are peers, which do not import each other
 LAYERS = (
-    {"errors", "version", "imported"},
-    {"files"},
+    {"errors", "version"},
+    {"files", "imported"},
     {"numeric"},
     {"program"},
     {"data", "zoo"},
@@ -93,7 +93,6 @@ def test_every_part_has_its_layer():
 @pytest.mark.parametrize("path", [path for path in MODULES if path.name != "__init__.py" or len(path.parts) > 1], ids=str)
 def test_imports_go_downward(path):
     here = path.parts[0].removesuffix(".py")
-    # bytes of the package itself may be asked for: `from laconic import data`
     wrong = {name for name in own(imports(path)) if part(name) != here and LEVEL[part(name)] >= LEVEL[here]}
     assert not wrong, f"{path} is in layer {LEVEL[here]} and imports {sorted(wrong)} from layers that are not below it"
 
@@ -112,7 +111,7 @@ def test_no_imports_go_in_a_circle():
     done: set[Path] = set()
 
     def visit(path: Path, trail: tuple[Path, ...]) -> None:
-        assert path not in trail, f"a circle: {' -> '.join(map(str, trail[trail.index(path) :] + (path,)))}"
+        assert path not in trail, f"a circle: {' -> '.join(map(str, (*trail[trail.index(path) :], path)))}"
         if path not in done:
             for after in graph[path]:
                 visit(after, (*trail, path))
@@ -145,7 +144,8 @@ def test_what_only_runs_a_file_does_not_load_torch(module):
 
 
 def test_compressing_loads_no_plots_and_no_runtime():
-    assert not loaded_by("import laconic.recipe, laconic.context") & {"altair", "vl_convert", "onnx", "onnxruntime", "onnxscript", "sklearn"}
+    heavy = {"altair", "vl_convert", "onnx", "onnxruntime", "onnxscript", "sklearn"}
+    assert not loaded_by("import laconic.recipe, laconic.context") & heavy
 
 
 def test_every_public_name_of_the_package_is_there():

@@ -4,6 +4,8 @@ Exit codes: 0 done, 1 a check failed, 2 a mistake in what was given, 3 the budge
 """
 
 import json
+import math
+import signal
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -52,7 +54,9 @@ DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets; el
 Out = Annotated[
     Path, typer.Option("--out", help="Folder for the artifact, receipt.json and report.html. The same command goes on where it was killed.")
 ]
-Seed = Annotated[int, typer.Option(min=0, help="Seed of splits, training and calibration.")]
+Seed = Annotated[
+    int, typer.Option(min=0, help="Seed of the validation and calibration cuts and of training; the test split never depends on it.")
+]
 Threads = Annotated[
     int, typer.Option(min=1, help="Threads of the runtime in every measurement, stated on the receipt. Torch takes OMP_NUM_THREADS.")
 ]
@@ -94,6 +98,11 @@ def shrink(
     from laconic.search import check_budget
     from laconic.search import shrink as search
 
+    for option, value in (("max-drop", max_drop), ("smaller", smaller), ("faster", faster), ("max-latency-ms", max_latency_ms)):
+        if value is not None and not math.isfinite(value):
+            raise LaconicError(f"--{option} must be a number; got {value}")
+    if (smaller, faster, max_bytes, max_latency_ms) == (None, None, None, None):
+        smaller = faster = 1.0  # nothing asked for: at least it must not get worse
     budget = Budget(max_drop, smaller, faster, max_bytes, max_latency_ms)
     check_budget(budget)
     known(runtime)
@@ -127,7 +136,7 @@ def compress(
     from laconic.deliver import Delivery, deliver, export, fastest_float
     from laconic.job import Origin, out_folder, prepare
     from laconic.program import clone
-    from laconic.recipe import apply, check_needs, plain, read_recipe
+    from laconic.recipe import apply, check_needs, check_patterns, not_kept, plain, read_recipe
     from laconic.runtimes import runtime as known
     from laconic.store import key
 
@@ -136,10 +145,11 @@ def compress(
     folder, store = out_folder(out)
     job = prepare(Origin(model, data, weights, data_root, seed), threads)
     check_needs(steps, job.context)
+    check_patterns(job.program, steps)
+    for note in not_kept(steps, module.KEEPS):
+        _say(f"{runtime} does not execute this form as such and holds it dense: {note}")
     baseline = fastest_float(job, store)
     compressed = apply(clone(job.program), steps, job.context, store, _say)
-    for note in module.unsupported(compressed.program):
-        _say(f"written dense, since {runtime} does not execute it as such: {note}")
     exported = export(compressed.program, f"artifact-{key(job.model_hash, job.data_hash, seed, plain(steps))}", runtime, job, store)
     receipt = deliver(Delivery(job, baseline, exported, compressed, plain(steps)), folder, store, _say)
     _finish(receipt, out, as_json)
@@ -162,10 +172,10 @@ def train(
     as_json: Json = False,
 ) -> None:
     """Train a network on labels, from scratch or from weights, when you need one to start from. The test split is not looked at."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save as serialize
 
     from laconic.contract import fingerprint
-    from laconic.files import whole_file
+    from laconic.files import write_bytes
     from laconic.job import Origin, prepare
     from laconic.program import dense_state
     from laconic.recipe import check_needs, parse
@@ -181,8 +191,7 @@ def train(
     program = job.program
     folder = out.with_name(f"{out.name}.unfinished")
     steps[0](program, replace(job.context, folder=folder))
-    with whole_file(out) as temporary:
-        save_file(dense_state(program), temporary)
+    write_bytes(out, serialize(dense_state(program)))
     _remove(folder)
     score = job.context.score(program, job.splits.validation)
     result = {"weights": str(out), "validation_accuracy": score, "model_sha256": fingerprint(program)}
@@ -230,7 +239,7 @@ def export(
         raise LaconicError(f"{runtime} writes {module.SUFFIX} files; got --out {out}")
     writable(out.absolute().parent)
     if model.endswith(".safetensors"):
-        program = load_program(Origin(model, ""), None)
+        program, _ = load_program(Origin(model, ""), None)
         example = example_of(program)
     elif data is None:
         raise LaconicError("--data is needed to export a model that is not a saved program: its inputs show the network's shapes")
@@ -340,14 +349,23 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+class _StoppedError(BaseException):
+    """Ctrl-C: passes through every handler up to `main`."""
+
+
+def _stop(*_: object) -> None:
+    raise _StoppedError
+
+
 def main() -> None:
     """Run the command line; a mistake in what was given becomes one paragraph and exit code 2."""
+    signal.signal(signal.SIGINT, _stop)
     try:
         app()
     except LaconicError as error:
         _errors.print(f"[bold red]error:[/] {_plain(str(error))}")
         sys.exit(2)
-    except KeyboardInterrupt:
+    except _StoppedError:
         _errors.print("stopped; the same command goes on from here")
         sys.exit(130)
 

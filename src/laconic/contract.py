@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from laconic.context import Context
 from laconic.errors import LaconicError
-from laconic.program import Mask, Program, Uniform, clone, weights
+from laconic.program import Mask, Program, Uniform, clone, dense_state, packed, weights
 from laconic.program.represent import edges, represented
 
 
@@ -18,8 +18,9 @@ class State:
 
     fingerprint: str
     zeros: dict[str, Tensor]  # by weight: True where a mask holds a zero
-    bits: dict[str, int]  # by weight or edge: width of its codes
+    bits: dict[str, int]  # by weight, or by the value behind which an edge stands: width of its codes
     entries: dict[str, int]  # by weight: how many
+    nodes: frozenset[str]  # names of all values in the graph
 
 
 def state_of(program: Program) -> State:
@@ -31,16 +32,21 @@ def state_of(program: Program) -> State:
                 zeros[name] = ~form.keep | zeros.get(name, torch.zeros(()).bool())
             if isinstance(form, Uniform):
                 bits[name] = form.bits
-    bits |= {str(node.target): form.bits for node, form in edges(program).items() if isinstance(form, Uniform)}
-    return State(fingerprint(program), zeros, bits, {weight.name: weight.value.numel() for weight in weights(program)})
+    bits |= {str(node.args[0]): form.bits for node, form in edges(program).items() if isinstance(form, Uniform)}
+    entries = {weight.name: weight.value.numel() for weight in weights(program)}
+    return State(fingerprint(program), zeros, bits, entries, frozenset(node.name for node in program.graph.nodes))
 
 
 def fingerprint(program: Program) -> str:
-    """Return a SHA-256 of the graph and of every tensor's bytes."""
+    """Return a SHA-256 of the graph, of every tensor as the graph reads it, and of the form it is kept in."""
     digest = hashlib.sha256(str(program.graph).encode())
-    for name, tensor in program.state_dict().items():
+    tensors = dense_state(program) | {f"edge {node}.{key}": t for node, form in edges(program).items() for key, t in form.state_dict().items()}
+    for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    for name, _ in represented(program):
+        for key, array in packed(program, name).arrays.items():
+            digest.update(f"{name} {key} {array.dtype} {array.shape}".encode() + array.tobytes())
     return digest.hexdigest()
 
 
@@ -63,7 +69,7 @@ def _check_gains(name: str, before: State, after: State) -> None:
         if weight in after.entries and (kept is None or (kept.shape == zeros.shape and bool((zeros & ~kept).any()))):
             raise LaconicError(f"{name} undid the pruning of {weight}: entries that were held at zero are free again")
     for quantized, bits in before.bits.items():
-        if (quantized in after.entries or quantized in after.bits) and after.bits.get(quantized, 32) > bits:
+        if (quantized in after.entries or quantized in after.nodes) and after.bits.get(quantized, 32) > bits:
             raise LaconicError(f"{name} undid the quantization of {quantized}: it had {bits} bits")
     for weight, entries in before.entries.items():
         if after.entries.get(weight, 0) > entries:

@@ -17,8 +17,9 @@ from laconic.data import Split, Splits
 from laconic.files import sha256, whole_file
 from laconic.fresh import File
 from laconic.job import Job, Origin, described, environment, prepare
-from laconic.measure import Accuracy, Interval, macs, macs_per_node, median_interval, nonzero_parameters, parameters, ratio_interval
+from laconic.measure import Accuracy, Interval, macs, macs_per_node, median_interval, ratio_interval
 from laconic.program import Program, packed, save, weights
+from laconic.program.represent import represented
 from laconic.receipt import Attempt, Budget, Hashes, Layer, Measurement, Ratios, Receipt, missed, write_receipt
 from laconic.recipe import Compressed, PlainRecipe
 from laconic.runtimes import installed, runtime
@@ -42,9 +43,10 @@ class Exported:
 def export(program: Program, name: str, runtime_name: str, job: Job, store: Store) -> Exported:
     """Write `program` for a runtime into the store, or find it there."""
     module = runtime(runtime_name)
-    path = store.folder / f"{name}{module.SUFFIX}"
-    if not path.is_file():
+    path = store.folder / f"{name}-{key(__version__, runtime_name, module.version())}{module.SUFFIX}"
+    if not store.has_file(path):
         module.export(program, job.context.example(), path)
+        store.keep_file(path)
     return Exported(program, File(path, runtime_name))
 
 
@@ -120,14 +122,14 @@ def deliver(delivery: Delivery, out: Path, store: Store, say: Say) -> Receipt:
 
 def _measurement(side: Exported, name: str, single: dict[str, Any], batched: dict[str, Any], job: Job, store: Store) -> Measurement:
     scored = score(side.file, job.splits.test, "test", job, store)
-    names = job.dataset.classes
+    names, counts = job.dataset.classes, runtime(side.file.runtime).count(side.file.path)
     latency = Interval(**single[name])
     return Measurement(
         file={"before": "baseline", "after": "model"}[name] + side.file.path.suffix,
         runtime=side.file.runtime,
         file_bytes=side.file.path.stat().st_size,
-        parameters=parameters(side.program, exclude=("edges",)),
-        nonzero_parameters=nonzero_parameters(side.program, exclude=("edges",)),
+        parameters=counts.parameters,
+        nonzero_parameters=counts.nonzero_parameters,
         macs=macs(side.program, job.context.example()),
         accuracy=scored["top1"],
         accuracy_top5=scored["top5"],
@@ -157,7 +159,8 @@ def _receipt(delivery: Delivery, before: Measurement, after: Measurement, single
     smaller, latency_ms = before.file_bytes / after.file_bytes, 1e3 * after.latency_seconds.median
     unmet = missed(delivery.budget, drop, smaller, faster.median, after.file_bytes, latency_ms)
     model, described_data = described(job)
-    executed = {"name": files[1].runtime, "version": runtime(files[1].runtime).version(), "baseline": f"{files[0].runtime} float32"}
+    baseline = f"{files[0].runtime}, {'as it came, quantized' if any(represented(delivery.baseline.program)) else 'float32'}"
+    executed = {"name": files[1].runtime, "version": runtime(files[1].runtime).version(), "baseline": baseline}
     return Receipt(
         before=before,
         after=after,

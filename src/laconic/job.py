@@ -16,7 +16,7 @@ from laconic.contract import fingerprint
 from laconic.data import Dataset, Splits
 from laconic.errors import LaconicError
 from laconic.measure import NO_METER, meter
-from laconic.program import Program, capture, load
+from laconic.program import Program, capture, load, only_in_training
 from laconic.store import Store, writable
 from laconic.version import __version__
 
@@ -43,6 +43,7 @@ class Job:
     threads: int
     model_hash: str
     data_hash: str
+    not_captured: tuple[str, ...] = ()  # what the network does only while training, in words
 
     @property
     def splits(self) -> Splits:
@@ -65,23 +66,28 @@ def prepare(origin: Origin, threads: int, trained: bool = True) -> Job:
     torch.manual_seed(origin.seed)
     dataset = data.load(origin.data, origin.data_root)
     context = Context(data.split(dataset, origin.seed), seed=origin.seed)
-    program = load_program(origin, context, trained)
+    program, not_captured = load_program(origin, context, trained)
     check_outputs(program, context)
-    return Job(origin, program, dataset, context, threads, fingerprint(program), data.fingerprint(dataset))
+    return Job(origin, program, dataset, context, threads, fingerprint(program), data.fingerprint(dataset), tuple(not_captured))
 
 
-def load_program(origin: Origin, context: Context | None, trained: bool = True) -> Program:
-    """Return the network as a program: a saved one as it is, any other captured on real inputs."""
+def load_program(origin: Origin, context: Context | None, trained: bool = True) -> tuple[Program, list[str]]:
+    """Return the network as a program (a saved one as it is, any other captured on real inputs), and what was not captured."""
     if origin.model.endswith(".safetensors"):
-        return load(Path(origin.model))
-    if trained and origin.weights is None and ":" not in origin.model.removeprefix("zoo:"):
+        return load(Path(origin.model)), []
+    name = origin.model.removeprefix("zoo:").partition("?")[0]
+    if trained and origin.weights is None and name in zoo.MODELS:
         raise LaconicError(
             f"{origin.model} is untrained without weights; give --weights FILE (.safetensors or .pt), or train it with `laconic train`"
         )
     assert context is not None, "only a saved program needs no example inputs"
     model = zoo.load(origin.model, origin.weights)
     check_finite(model)
-    return capture(model, context.example())
+    example = context.example()
+    try:
+        return capture(model, example), only_in_training(model)
+    except LaconicError as error:
+        raise LaconicError(f"{error}. The data gives inputs of shape {tuple(example[0].shape[1:])}") from error
 
 
 def check_finite(model: nn.Module) -> None:
@@ -168,7 +174,12 @@ def portable(path: Path | None) -> str | None:
 def described(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     """Describe the network and the data for the receipt."""
     origin, splits = job.origin, job.splits
-    model = {"name": origin.model, "weights": portable(origin.weights), "inputs": [list(entry.shape) for entry in job.program.inputs]}
+    model: dict[str, Any] = {
+        "name": origin.model,
+        "weights": portable(origin.weights),
+        "inputs": [list(entry.shape) for entry in job.program.inputs],
+    }
+    model["not_captured"] = list(job.not_captured)
     sizes = {name: len(part) for name, part in data.parts(splits).items()}
     validation = "the calibration part (there is no training data)" if splits.train is None else "cut from the training data"
     return model, {

@@ -13,12 +13,14 @@ from torch import nn
 
 from laconic import contract, distill, prune, quantize, tune
 from laconic.context import Context
+from laconic.data import fingerprint
 from laconic.errors import LaconicError, unknown
 from laconic.measure import macs
-from laconic.program import Program, capture, clone, packed_bytes
+from laconic.program import Program, capture, clone, packed_bytes, weights
 from laconic.receipt import JournalEntry
-from laconic.step import Step, settings, step_name
+from laconic.step import Step, field_notes, settings, step_name
 from laconic.store import Store, key
+from laconic.train import describe
 from laconic.version import __version__
 
 FAMILIES: dict[str, ModuleType] = {"distill": distill, "prune": prune, "quantize": quantize, "tune": tune}
@@ -56,7 +58,7 @@ def read_recipe(path: Path) -> list[Step]:
         plain = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise LaconicError(f"cannot read the recipe {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise LaconicError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
     return parse(plain)
 
@@ -74,6 +76,8 @@ def schema() -> dict[str, Any]:
         described = TypeAdapter(cls).json_schema(ref_template="#/$defs/{model}")
         definitions |= described.pop("$defs", {})
         described["description"] = (cls.__doc__ or "").split("\n")[0]
+        for field, note in field_notes(cls).items():
+            described["properties"][field]["description"] = note
         steps.append({"type": "object", "properties": {name: described}, "required": [name], "additionalProperties": False})
         steps.append({"const": name})
     document = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "A Laconic recipe", "type": "array", "minItems": 1}
@@ -108,8 +112,9 @@ def apply(
     program: Program, steps: Sequence[Step], context: Context, store: Store | None = None, say: Callable[[str], None] | None = None
 ) -> Compressed:
     """Apply `steps` in order to a captured program, telling `say` each step's name first; see `compress`."""
+    check_patterns(program, steps)
     context = replace(context, teacher=context.teacher or clone(program))
-    name, journal = key(__version__, contract.fingerprint(program), context.seed), list[JournalEntry]()
+    name, journal = _start(program, context) if store else "", list[JournalEntry]()
     for step in steps:
         name = key(name, step_name(step), settings(step))
         if say:
@@ -117,6 +122,13 @@ def apply(
         program, entry = _finished(name, step, program, context, store)
         journal.append(entry)
     return Compressed(program, tuple(journal))
+
+
+def _start(program: Program, context: Context) -> str:
+    """Return a name made from everything that the first step's result depends on."""
+    assert context.teacher is not None
+    networks = [contract.fingerprint(program), contract.fingerprint(context.teacher)]
+    return key(__version__, networks, fingerprint(context.splits), describe(context.score), context.seed)
 
 
 def _finished(name: str, step: Step, program: Program, context: Context, store: Store | None) -> tuple[Program, JournalEntry]:
@@ -157,6 +169,27 @@ def check_needs(steps: Iterable[Step], context: Context) -> None:
             raise LaconicError(
                 f"recipe step {position}, {step_name(step)}, trains, and the data has no training split; use post-training steps only"
             )
+
+
+def check_patterns(program: Program, steps: Iterable[Step]) -> None:
+    """Find, before any work, name patterns that match no layer of the network.
+
+    Raises:
+        LaconicError: names the step, the pattern and the layers there are.
+    """
+    for position, step in enumerate(steps, start=1):
+        include, exclude = getattr(step, "include", ()), getattr(step, "exclude", ())
+        if include or exclude:
+            try:
+                weights(program, include, exclude)
+            except LaconicError as error:
+                raise LaconicError(f"recipe step {position}, {step_name(step)}: {error}") from None
+
+
+def not_kept(steps: Iterable[Step], keeps: frozenset[str]) -> list[str]:
+    """Say, before any work, which forms that steps leave behind a runtime does not execute as such and so holds dense."""
+    forms: dict[str, frozenset[str]] = {step_name(step): getattr(step, "forms", frozenset()) - keeps for step in steps}
+    return [f"{name}: {', '.join(sorted(missing))}" for name, missing in forms.items() if missing]
 
 
 def _kind(value: Any) -> str:

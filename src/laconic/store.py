@@ -6,15 +6,17 @@ A run that was killed finds its finished pieces by those names and goes on; a ru
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from laconic.errors import LaconicError
-from laconic.files import write_text
+from laconic.files import sha256, write_text
 from laconic.program import Program, load, save
 from laconic.receipt import JournalEntry
 
@@ -40,21 +42,36 @@ class Store:
         entry = self.folder / f"{name}.json"
         if not entry.is_file():
             return None
-        return load(self.folder / f"{name}.safetensors"), _entries.validate_json(entry.read_bytes())
+        try:
+            return load(self.folder / f"{name}.safetensors"), _entries.validate_json(entry.read_bytes())
+        except (LaconicError, ValidationError):  # damaged since: made again
+            return None
 
     def keep_step(self, name: str, program: Program, entry: JournalEntry) -> None:
         """Keep a finished step; the entry is written last, so that a step is finished when its entry is there."""
         save(program, self.folder / f"{name}.safetensors")
         write_text(self.folder / f"{name}.json", _entries.dump_json(entry, indent=1).decode())
+        shutil.rmtree(self.checkpoints(name), ignore_errors=True)
 
     def value(self, name: str, make: Callable[[], Any]) -> Any:
         """Return the JSON value kept under `name`, making and keeping it first where there is none."""
         path = self.folder / f"{name}.json"
-        if path.is_file():
-            return json.loads(path.read_text())
+        with suppress(OSError, ValueError):  # absent, or damaged since: made again
+            return json.loads(path.read_text(encoding="utf-8"))
         made = make()
         write_text(path, json.dumps(made, indent=1))
         return made
+
+    def has_file(self, path: Path) -> bool:
+        """Say whether a finished file of this store is there and unchanged."""
+        try:
+            return path.with_name(f"{path.name}.sha256").read_text(encoding="utf-8") == sha256(path)
+        except OSError:
+            return False
+
+    def keep_file(self, path: Path) -> None:
+        """Declare a file of this store finished: its checksum is written beside it, last."""
+        write_text(path.with_name(f"{path.name}.sha256"), sha256(path))
 
     def checkpoints(self, name: str) -> Path:
         """Return the folder in which the unfinished work called `name` keeps its checkpoints."""
@@ -71,8 +88,12 @@ def writable(folder: Path) -> Path:
         LaconicError: it is a file, read-only, or its disk is full.
     """
     probe = folder / f".writable-{os.getpid()}"
-    write_text(probe, "x" * 4096)
-    probe.unlink()
+    try:
+        write_text(probe, "x" * 4096)
+        probe.unlink()
+    except (LaconicError, OSError) as error:
+        reason = error.__cause__ or error
+        raise LaconicError(f"cannot write into {folder}: {getattr(reason, 'strerror', None) or reason}; choose another --out or make room") from None
     return folder
 
 

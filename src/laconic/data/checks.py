@@ -33,7 +33,7 @@ def check_labels(splits: Splits, outputs: int) -> None:
         _check_range(name, part, outputs, "the network has {} outputs")
 
 
-def fingerprint(dataset: Dataset) -> str:
+def fingerprint(dataset: Dataset | Splits) -> str:
     """Return the SHA-256, in hexadecimal, of all splits: bytes, shapes and dtypes of their arrays, mean and std."""
     digest = hashlib.sha256()
     for name, part in parts(dataset).items():

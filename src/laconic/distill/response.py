@@ -6,6 +6,7 @@ divergence is taken in place of the cross-entropy (they differ by the teacher's 
 loss zero.
 """
 
+import hashlib
 from typing import Annotated, ClassVar
 
 import torch
@@ -44,7 +45,15 @@ def response_loss(teacher: nn.Module, temperature: float, alpha: float) -> Loss:
         logits = model(inputs).float()
         return alpha * softened_divergence(logits, target, temperature) + (1 - alpha) * F.cross_entropy(logits, labels)
 
+    loss.__dict__["teacher"] = _fingerprint(teacher)  # so that a checkpoint of another teacher's training is not gone on with
     return loss
+
+
+def _fingerprint(network: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in network.state_dict().items():
+        digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 @step

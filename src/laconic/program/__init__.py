@@ -1,6 +1,6 @@
 """Networks as programs: captured once, then read, represented, edited, saved."""
 
-from laconic.program.capture import Example, capture
+from laconic.program.capture import Example, capture, only_in_training
 from laconic.program.file import load, save
 from laconic.program.fold import fold_batch_norm
 from laconic.program.program import Input, Program, clone, dense_state, example_of, place, read, tidy
@@ -23,6 +23,7 @@ __all__ = [
     "example_of",
     "fold_batch_norm",
     "load",
+    "only_in_training",
     "packed",
     "packed_bytes",
     "place",

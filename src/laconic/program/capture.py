@@ -6,10 +6,13 @@ and follow `train()` and `eval()`.
 
 import io
 import logging
+import sysconfig
 import traceback
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
 import torch
@@ -48,6 +51,27 @@ def capture(model: nn.Module, example: Example) -> Program:
     return clone(Program(tree(module), module.graph, _inputs(module.graph), _aliases(model, module.graph)))
 
 
+def only_in_training(model: nn.Module) -> list[str]:
+    """Name the parts of a model whose own Python looks at `training`, so that what they do only while training is not captured.
+
+    torch's own layers are not among them, but for batch norm that keeps a cumulative average (`momentum=None`): its statistics stay
+    as they are.
+    """
+    found = []
+    for name, module in model.named_modules():
+        own = not type(module).__module__.startswith("torch.")
+        if own and any("training" in code.co_names for code in _codes(type(module))):
+            found.append(f"{name or 'the network'} ({type(module).__name__}): what its forward does only while training")
+        if getattr(module, "running_mean", None) is not None and getattr(module, "momentum", 0) is None:
+            found.append(f"{name} ({type(module).__name__}): the cumulative average of its statistics")
+    return found
+
+
+def _codes(cls: type) -> list[CodeType]:
+    methods = (value for value in vars(cls).values() if isinstance(value, FunctionType))
+    return [method.__code__ for method in methods if method.__name__ not in ("__init__", "train", "eval")]
+
+
 def _check_example(tensors: list[Tensor]) -> None:
     for tensor in tensors:
         if not isinstance(tensor, Tensor) or tensor.ndim == 0 or len(tensor) < 2:
@@ -76,7 +100,7 @@ def _export(model: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str,
         shapes[tensor] = {0: torch.export.Dim.DYNAMIC}
     logging.disable(logging.CRITICAL)  # the tracer logs and prints pages about what the error below says in a line
     try:
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
             return torch.export.export(model, arguments, keywords, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises whatever the user's forward or its own tracer raises
         raise LaconicError(_cannot_capture(model, error)) from error
@@ -85,17 +109,18 @@ def _export(model: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str,
 
 
 def _cannot_capture(model: nn.Module, error: Exception) -> str:
-    frames = [
-        frame
-        for frame in traceback.extract_tb(error.__traceback__)
-        if not frame.filename.startswith((_TORCH, "<", str(Path(__file__).parent)))
-    ]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame.filename)]
     where = f" at {frames[-1].filename}:{frames[-1].lineno} ({frames[-1].line})" if frames else ""
-    reason = str(error).strip().split("\n")[0][:300]
+    reason = str(error).strip().split("\n")[0][:300].rstrip(".")
     return (
         f"torch.export cannot follow {type(model).__name__}{where}: {type(error).__name__}: {reason}. "
         "Take decisions on shapes or settings, not on the values of tensors, and leave the batch size free"
     )
+
+
+def _is_users(file: str) -> bool:
+    own, standard = str(Path(__file__).parent), sysconfig.get_paths()["stdlib"]
+    return not file.startswith((_TORCH, "<", own)) and (not file.startswith(standard) or "site-packages" in file)
 
 
 def _inline_wrapped(module: fx.GraphModule) -> None:

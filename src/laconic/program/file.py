@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, fx, nn
 
 from laconic.errors import LaconicError
-from laconic.files import whole_file
+from laconic.files import write_bytes
 from laconic.program.encode import NAMED, decode_graph, encode_graph
 from laconic.program.program import Input, Program, holder, place
 from laconic.program.represent import REPRESENTATIONS, Representation, edges, represent, represented
@@ -33,8 +33,7 @@ def save(program: Program, path: Path) -> None:
     tensors, described = _tensors(program), _describe(program)
     text = json.dumps(described, separators=(",", ":"))
     metadata = {"laconic": FORMAT, "program": text, "sha256": _digest(text, tensors)}
-    with whole_file(path) as temporary:
-        save_file(tensors, temporary, metadata)
+    write_bytes(path, serialize(tensors, metadata))
 
 
 def load(path: Path) -> Program:
@@ -158,8 +157,8 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
         raise LaconicError(f"{path} is damaged or no program: {error}; write it again") from None
     if "program" not in metadata:
         raise LaconicError(f"{path} holds tensors but no program: give it as --weights beside a --model")
-    if metadata["laconic"] != FORMAT:
-        raise LaconicError(f"{path} has format {metadata['laconic']}, this version of laconic reads format {FORMAT}")
-    if _digest(metadata["program"], tensors) != metadata["sha256"]:
+    if metadata.get("laconic") != FORMAT:
+        raise LaconicError(f"{path} has format {metadata.get('laconic')}, this version of laconic reads format {FORMAT}")
+    if _digest(metadata["program"], tensors) != metadata.get("sha256"):
         raise LaconicError(f"{path} is damaged: its checksum differs from the one it was written with; write it again")
     return metadata["program"], tensors

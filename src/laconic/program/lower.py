@@ -12,7 +12,7 @@ from torch import Tensor, fx
 
 from laconic.numeric.rounding import broadcast
 from laconic.program.program import Program, clone, place, read, tidy
-from laconic.program.represent import Uniform, bake, edges, representations, represented
+from laconic.program.represent import Mask, Representation, Uniform, bake, edges, represented
 
 _library = torch.library.Library("laconic", "DEF")
 _library.define("quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor")
@@ -71,7 +71,7 @@ def _form(form: Any) -> str:
 def lower(program: Program, keeps: frozenset[str]) -> Lowered:
     """Return a copy of `program` whose quantizers named in `keeps` (`int8`, `uint8`) are integer operations; other forms are dense."""
     lowered, notes = clone(program).eval(), unsupported(program, keeps)
-    integers = [_lower_weight(lowered, name) for name, forms in list(represented(lowered)) if _is_kept(forms[-1], keeps)]
+    integers = [_lower_weight(lowered, name, grid) for name, forms in list(represented(lowered)) if (grid := _kept_grid(forms, keeps))]
     for name, _ in list(represented(lowered)):
         bake(lowered, name)
     for node, form in edges(lowered).items():
@@ -81,14 +81,18 @@ def lower(program: Program, keeps: frozenset[str]) -> Lowered:
     return Lowered(lowered, tuple(integers), notes)
 
 
+def _kept_grid(forms: list[Representation], keeps: frozenset[str]) -> Uniform | None:
+    """Return the quantizer whose codes can be written: the last form, masks aside, since a zero has a code too."""
+    grid = next((form for form in reversed(forms) if not isinstance(form, Mask)), None)
+    return grid if isinstance(grid, Uniform) and _is_kept(grid, keeps) else None
+
+
 def _is_kept(form: Any, keeps: frozenset[str]) -> bool:
     return isinstance(form, Uniform) and _form(form) in keeps
 
 
-def _lower_weight(program: Program, name: str) -> str:
+def _lower_weight(program: Program, name: str, form: Uniform) -> str:
     """Replace reads of a quantized weight by integer codes behind a dequantize operation; returns the codes' name."""
-    form = representations(program, name)[-1]
-    assert isinstance(form, Uniform)
     with torch.no_grad():
         codes = form.codes(read(program, name)).to(_dtype(form))
     bake(program, name)

@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from laconic.numeric.rounding import broadcast, levels, pack_bits, round_through, unpack_bits
-from laconic.program.program import Program, holder, read
+from laconic.program.program import Program, holder, place, read
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,11 @@ class Uniform(Representation):
         return self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny)
 
     def _grid(self, dense: Tensor) -> tuple[Tensor, Tensor]:
-        return broadcast(self.step, dense, self.axis), broadcast(self.zero_point, dense, self.axis)
+        """Return step and zero point shaped for `dense`; the step's gradient is scaled by `1 / sqrt(entries per step * highest code)` (LSQ, section 2.2)."""
+        top = levels(self.bits, self.signed)[1]
+        share = (dense.numel() / self.scale.numel() * max(top, 1)) ** -0.5
+        step = self.step.detach() + (self.step - self.step.detach()) * share
+        return broadcast(step, dense, self.axis), broadcast(self.zero_point, dense, self.axis)
 
     def codes(self, dense: Tensor) -> Tensor:
         """Return the whole-number code of every entry, as float."""
@@ -132,10 +136,27 @@ REPRESENTATIONS: dict[str, type[Representation]] = {"Mask": Mask, "Uniform": Uni
 
 def represent(program: Program, name: str, representation: Representation) -> None:
     """Keep the tensor called `name` in the given form from now on; forms registered earlier act first."""
+    if "." not in name:
+        name = _give_holder(program, name)
     module, attribute = holder(program, name)
     training = module.training
     parametrize.register_parametrization(module, attribute, representation)
     module.train(training)
+
+
+def _give_holder(program: Program, name: str) -> str:
+    """Move a tensor of the root into a module of its own, since the program itself cannot be parametrized; the old name stays as an alias."""
+    moved = f"root.{name}"
+    value = program._parameters[name]
+    assert value is not None
+    place(program, moved, value)
+    program.get_submodule("root")._parameters[name] = value
+    for node in program.graph.nodes:
+        if node.op == "get_attr" and node.target == name:
+            node.target = moved
+    program.aliases[name] = moved
+    program.recompile()
+    return moved
 
 
 def represent_edge(program: Program, node: fx.Node, representation: Representation) -> fx.Node:
@@ -162,11 +183,15 @@ def share_edge(program: Program, node: fx.Node, edge: fx.Node) -> fx.Node:
 
 def representations(program: nn.Module, name: str) -> list[Representation]:
     """Return the forms in which the tensor called `name` is kept, in order; empty for a plain tensor."""
-    module, attribute = holder(program, name)
+    module, attribute = holder(program, _graph_name(program, name))
     if not parametrize.is_parametrized(module, attribute):
         return []
     chain: Any = module.parametrizations
     return list(chain[attribute])
+
+
+def _graph_name(program: nn.Module, name: str) -> str:
+    return program.aliases.get(name, name) if isinstance(program, Program) else name
 
 
 def represented(program: Program) -> Iterator[tuple[str, list[Representation]]]:
@@ -196,6 +221,7 @@ def bake(program: Program, name: str) -> None:
 
 def packed(program: nn.Module, name: str) -> Packed:
     """Return the tensor called `name` in its deployable form: codes at their true width, without the entries that a mask holds at zero."""
+    name = _graph_name(program, name)
     dense, forms = read(program, name).detach().cpu(), representations(program, name)
     grid = next((form for form in reversed(forms) if isinstance(form, Uniform)), None)
     values = dense.numpy().ravel()
@@ -206,7 +232,7 @@ def packed(program: nn.Module, name: str) -> Packed:
         arrays["scale"] = grid.step.detach().cpu().numpy()
         if grid.zero_point.any():
             arrays["zero_point"] = grid.zero_point.cpu().numpy().astype(np.int16)
-    masks = [form.keep.cpu().numpy().ravel() for form in forms if isinstance(form, Mask)]
+    masks = [form.keep.cpu().numpy().ravel() for form in forms if isinstance(form, Mask) and not bool(form.keep.all())]
     if masks:
         keep = np.logical_and.reduce(masks)
         values = values[keep]
@@ -235,5 +261,7 @@ def unpacked(packed: Packed) -> Tensor:
 
 
 def packed_bytes(program: Program) -> int:
-    """Return the bytes of all tensors that the graph reads, each in its deployable form, ties counted once."""
-    return sum(packed(program, name).bytes for name in tensor_names(program))
+    """Return the bytes of all tensors that the graph reads, each in its deployable form, ties counted once, and of the grids on edges."""
+    grids = {id(form): form for form in edges(program).values()}
+    scales = sum(tensor.numel() * tensor.element_size() for form in grids.values() for tensor in form.state_dict().values())
+    return scales + sum(packed(program, name).bytes for name in tensor_names(program))

@@ -10,6 +10,7 @@ from laconic.program.program import Program
 
 def infer_shapes(program: Program) -> Program:
     """Set every node's `val` to a fake tensor of its shape, by running the graph on fake inputs with a free batch; returns the program."""
+    from torch._dispatch.python import enable_python_dispatcher
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv, StatelessSymbolicContext
 
@@ -19,7 +20,7 @@ def infer_shapes(program: Program) -> Program:
         free = [DimDynamic.DYNAMIC] + [DimDynamic.STATIC] * len(entry.shape)
         context: Any = StatelessSymbolicContext(dynamic_sizes=free, constraint_sizes=[None] * len(free))
         fakes.append(mode.from_tensor(torch.empty((2, *entry.shape), dtype=entry.dtype), symbolic_context=context))
-    with mode, torch.no_grad():
+    with mode, enable_python_dispatcher(), torch.no_grad():
         _ShapeRecorder(program).run(*fakes)
     return program
 
@@ -29,3 +30,21 @@ class _ShapeRecorder(fx.Interpreter):
         value = super().run_node(n)
         n.meta["val"] = value
         return value
+
+
+def shapes(program: Program, batch: int) -> dict[fx.Node, Any]:
+    """Return what every node computes, as fake tensors, for inputs of a given batch; nothing is computed or kept in memory."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    values: dict[fx.Node, Any] = {}
+
+    class Recorder(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            values[n] = super().run_node(n)
+            return values[n]
+
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, torch.no_grad():
+        fakes = [mode.from_tensor(torch.empty((1, *entry.shape), dtype=entry.dtype)) for entry in program.inputs]
+        inputs = [fake.new_empty((batch, *entry.shape)) for fake, entry in zip(fakes, program.inputs, strict=True)]
+        Recorder(program).run(*inputs)
+    return values

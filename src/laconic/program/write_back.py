@@ -1,5 +1,6 @@
 """Writing a program back into a module of the user's own class, where that class's Python allows it."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,8 +18,14 @@ def write_back(program: Program, module: nn.Module) -> nn.Module:
     A submodule all of whose tensors are gone from the program (a folded batch norm) becomes `nn.Identity`.
 
     Raises:
-        LaconicError: the module's own Python does not compute what the program computes any more; save the program instead.
+        LaconicError: the module's own Python does not compute what the program computes any more; save the program instead. The module
+            is as it was then.
     """
+    _check_same(program, _written(program, copy.deepcopy(module)))
+    return _written(program, module)
+
+
+def _written(program: Program, module: nn.Module) -> nn.Module:
     names = [*dict(module.named_parameters(remove_duplicate=False)), *dict(module.named_buffers(remove_duplicate=False))]
     held = {name for name in names if _holds(program, program.aliases.get(name, name))}
     for path, child in list(module.named_modules()):
@@ -26,15 +33,14 @@ def write_back(program: Program, module: nn.Module) -> nn.Module:
         if path and own and not held.intersection(own) and not any(True for _ in child.children()):
             owner, attribute = holder(module, path)
             owner._modules[attribute] = nn.Identity()
-    for name in _written(program, module, held):
+    for name in _names(program, module, held):
         value = read(program, program.aliases.get(name, name))
         place(module, name, value.clone(), trainable=isinstance(value, nn.Parameter) or value.requires_grad)
     _retie(module, program.aliases)
-    _check_same(program, module)
     return module
 
 
-def _written(program: Program, module: nn.Module, held: set[str]) -> list[str]:
+def _names(program: Program, module: nn.Module, held: set[str]) -> list[str]:
     added = [node.target for node in program.graph.nodes if node.op == "get_attr" and node.target not in held]
     return sorted(held) + [name for name in added if name.rpartition(".")[0] in dict(module.named_modules())]
 
@@ -49,8 +55,9 @@ def _holds(program: nn.Module, name: str) -> bool:
 
 def _retie(module: nn.Module, aliases: Mapping[str, str]) -> None:
     for alias, name in aliases.items():
-        owner, attribute = holder(module, alias)
-        setattr(owner, attribute, read(module, name))
+        if _holds(module, name):
+            owner, attribute = holder(module, alias)
+            setattr(owner, attribute, read(module, name))
 
 
 def _check_same(program: Program, module: nn.Module) -> None:

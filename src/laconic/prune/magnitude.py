@@ -4,7 +4,7 @@ Source: S. Han, J. Pool, J. Tran, W. Dally, "Learning both Weights and Connectio
 the threshold of a layer is a quality parameter times the standard deviation of its weights; weights below it are removed for good.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -13,7 +13,7 @@ from torch import Tensor
 from laconic.context import Context
 from laconic.errors import LaconicError
 from laconic.program import Mask, Program, Weight, represent, weights
-from laconic.step import step
+from laconic.step import Patterns, step
 
 
 def smallest(weight: Tensor, sparsity: float) -> Tensor:
@@ -26,7 +26,7 @@ def smallest(weight: Tensor, sparsity: float) -> Tensor:
     Returns:
         Boolean tensor of the shape of `weight`, True where the entry is to be zeroed.
     """
-    count = int(sparsity * weight.numel())
+    count = int(round(sparsity * weight.numel(), 6))  # 0.29 * 100 is 28.999999999999996
     order = torch.argsort(weight.abs().flatten(), stable=True)
     marked = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
     marked[order[:count]] = True
@@ -60,11 +60,13 @@ class Magnitude:
     Smaller (bytes in packed storage), not faster: mainstream runtimes multiply by zeros as by any number.
     """
 
-    sparsity: Annotated[float, Field(ge=0, lt=1)] | None = None  # share of weights set to zero; 0.5 where `quality` is not given either
+    sparsity: Annotated[float, Field(gt=0, lt=1)] | None = None  # share of weights set to zero; 0.5 where `quality` is not given either
     scope: Literal["layer", "global"] = "layer"  # the share of each layer, or of all together (needs layers of comparable scale)
     quality: Annotated[float, Field(gt=0)] | None = None  # in place of sparsity: the threshold in standard deviations of each layer
-    include: tuple[str, ...] = ()  # name patterns of layers to prune; empty: all
-    exclude: tuple[str, ...] = ()  # name patterns of layers to leave alone, e.g. ("classifier*",)
+    include: Patterns = ()  # name patterns of layers to prune; empty: all
+    exclude: Patterns = ()  # name patterns of layers to leave alone, e.g. ("classifier*",)
+
+    forms: ClassVar[frozenset[str]] = frozenset({"sparse"})
 
     @model_validator(mode="after")
     def _one_criterion(self) -> Self:
@@ -75,7 +77,11 @@ class Magnitude:
     def __call__(self, program: Program, context: Context) -> Program:
         """Register a mask on every chosen weight."""
         chosen = weights(program, self.include, self.exclude)
-        for weight, zeroed in zip(chosen, self._zeroed([weight.value for weight in chosen]), strict=True):
+        marked = self._zeroed([weight.value for weight in chosen])
+        if not any(bool(weight.value[zeroed].any()) for weight, zeroed in zip(chosen, marked, strict=True)):
+            names = ", ".join(weight.name for weight in chosen)
+            raise LaconicError(f"prune.Magnitude would zero no weight that is not zero already in {names}; ask for more")
+        for weight, zeroed in zip(chosen, marked, strict=True):
             represent(program, weight.name, Mask(~zeroed))
             context.note(f"{weight.name}: {zeroed.float().mean():.1%} of {zeroed.numel()} weights are zero")
         _check_not_emptied(program, chosen)

@@ -5,7 +5,7 @@ R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inferen
 (per-channel weights).
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -21,7 +21,7 @@ from laconic.program.observe import observe
 from laconic.program.represent import edges, representations, share_edge
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.placement import quantized_points
-from laconic.step import step
+from laconic.step import Patterns, step
 
 _BINS = 2048
 _CORRECTION_BYTES = 256 * 2**20  # of the largest activation while biases are corrected
@@ -39,8 +39,10 @@ class Static:
     percentile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9999  # share of values inside the range; only for ranges: percentile
     bias_correction: bool = True
     bits: Literal[8] = 8
-    include: tuple[str, ...] = ()  # name patterns of layers to quantize; empty: all
-    exclude: tuple[str, ...] = ()  # name patterns of layers to leave in float
+    include: Patterns = ()  # name patterns of layers to quantize; empty: all
+    exclude: Patterns = ()  # name patterns of layers to leave in float
+
+    forms: ClassVar[frozenset[str]] = frozenset({"int8", "uint8"})
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Register quantizers on weights and edges, then correct the biases."""

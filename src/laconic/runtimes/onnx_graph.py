@@ -116,7 +116,7 @@ def count(path: Path) -> Counts:
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     grids = {name for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
     codes = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    held = [array for name, array in tensors.items() if name not in grids and (name in codes or array.dtype == np.float32)]
+    held = [array for name, array in tensors.items() if array.ndim and name not in grids and (name in codes or array.dtype == np.float32)]
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {
         value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]

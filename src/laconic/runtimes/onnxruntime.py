@@ -10,7 +10,7 @@ import os
 import tempfile
 import warnings
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,11 +26,12 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from laconic.program import Program
+    from laconic.program.lower import Lowered
 
 PACKAGE = "onnxruntime"
 KEEPS = frozenset({"int8", "uint8"})
 SUFFIX = ".onnx"
-__all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "unsupported", "version"]
+__all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "version"]
 
 _OPSET = 20
 _INTEGER_KERNELS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits", "QAttention")
@@ -86,14 +87,7 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     make_compact(model)
     with whole_file(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
-    return _checked(program, example, path, lowered.baked, expected_integers=len(lowered.integer_weights))
-
-
-def unsupported(program: "Program") -> tuple[str, ...]:
-    """Say which representations of a program this runtime does not execute as such: they are written dense."""
-    from laconic.program.lower import unsupported
-
-    return unsupported(program, KEEPS)
+        return replace(_checked(program, example, temporary, lowered), path=path)
 
 
 def load(path: Path, threads: int = 1) -> "Session":
@@ -127,7 +121,12 @@ class Session:
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return the first output for inputs of shape `(batch, ...)`."""
-        output: NDArray[np.float32] = self.session.run(None, dict(zip(self.names, inputs, strict=True)))[0]
+        try:
+            output: NDArray[np.float32] = self.session.run(None, dict(zip(self.names, inputs, strict=True)))[0]
+        except Exception as error:  # the runtime's errors share no base class
+            takes = ", ".join(f"{entry.name}: {entry.type} {entry.shape}" for entry in self.session.get_inputs())
+            came = ", ".join(f"{array.dtype} {array.shape}" for array in inputs)
+            raise LaconicError(f"the network takes {takes}, but got {came}: {str(error).splitlines()[0][:200]}") from None
         return output
 
 
@@ -160,24 +159,27 @@ def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelPr
     return written.model_proto
 
 
-def _checked(program: "Program", example: "tuple[Tensor, ...]", path: Path, baked: tuple[str, ...], expected_integers: int) -> Exported:
+def _checked(program: "Program", example: "tuple[Tensor, ...]", path: Path, lowered: "Lowered") -> Exported:
     """Open the file afresh and compare it with what was promised."""
     integer_tensors, integer_share = _integer_tensors(path)
     kernels, outputs = _run_profiled(path, [tensor.numpy() for tensor in example])
     difference = _difference(program, example, outputs)
-    exported = Exported(path, integer_tensors, integer_share, kernels, difference, baked)
+    exported, expected_integers = (
+        Exported(path, integer_tensors, integer_share, kernels, difference, lowered.baked),
+        len(lowered.integer_weights),
+    )
     if integer_tensors < expected_integers:
         raise LaconicError(
-            f"{path}: {expected_integers} integer weights were promised, the file holds {integer_tensors}; please report this"
+            f"{path.name}: {expected_integers} integer weights were promised, the file holds {integer_tensors}; please report this"
         )
     if expected_integers and not exported.integer_kernels:
         raise LaconicError(
-            f"{path}: the weights are integers but ONNX Runtime {version()} ran no integer kernel: {kernels}; quantize activations too"
+            f"{path.name}: the weights are integers but ONNX Runtime {version()} ran no integer kernel: {kernels}; quantize activations too"
         )
     tolerance = 0.1 if expected_integers else 1e-3  # a code that falls on the other side of a tie moves by a whole level
     if difference > tolerance:
         raise LaconicError(
-            f"{path}: outputs differ from the program's by {difference:.2g} of their size; more than {tolerance}; please report this"
+            f"{path.name}: outputs differ from the program's by {difference:.2g} of their size; more than {tolerance}; please report this"
         )
     return exported
 
@@ -187,7 +189,8 @@ def _integer_tensors(path: Path) -> tuple[int, float]:
 
     model = onnx.load(path)
     sizes = {tensor.name: (int(np.prod(tensor.dims)), tensor.data_type) for tensor in model.graph.initializer}
-    codes = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"} & set(sizes)
+    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"} & set(sizes)
+    codes = {name for name in read if sizes[name][1] in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)}  # biases are 32-bit
     floats = sum(size for size, kind in sizes.values() if kind == onnx.TensorProto.FLOAT)
     integers = sum(sizes[name][0] for name in codes)
     return len(codes), integers / max(integers + floats, 1)

@@ -3,6 +3,6 @@
 from laconic.train.loop import fit
 from laconic.train.objective import Loss, Score, cross_entropy, top1
 from laconic.train.settings import Epoch, Fitted, Training
-from laconic.train.state import AfterBatch, AfterEpoch
+from laconic.train.state import AfterBatch, AfterEpoch, describe
 
-__all__ = ["AfterBatch", "AfterEpoch", "Epoch", "Fitted", "Loss", "Score", "Training", "cross_entropy", "fit", "top1"]
+__all__ = ["AfterBatch", "AfterEpoch", "Epoch", "Fitted", "Loss", "Score", "Training", "cross_entropy", "describe", "fit", "top1"]

@@ -4,7 +4,7 @@ import math
 from typing import Annotated, Literal
 
 import torch
-from pydantic import ConfigDict, Field
+from pydantic import BeforeValidator, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 _strict = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -26,7 +26,9 @@ class Training:
     patience: Annotated[int, Field(ge=1)] | None = None  # epochs without a better validation score before stopping
     keep: Literal["last", "best"] = "last"  # the epoch whose weights stay; best: by validation score
     clip: Annotated[float, Field(gt=0)] | None = None  # largest L2 norm of all gradients together
-    autocast: Literal["auto", "off", "bfloat16"] = "auto"  # auto: bfloat16 where the device computes in it
+    autocast: Annotated[Literal["auto", "off", "bfloat16"], BeforeValidator(lambda v: "off" if v is False else v)] = (
+        "auto"  # auto: bfloat16 where the device computes in it
+    )
 
 
 @dataclass(frozen=True, config=_strict)

@@ -111,7 +111,7 @@ def save(work: Work, run: Run, path: Path | None) -> None:
 def name(work: Work) -> str:
     """Return the file name of this work's checkpoint, which no other work has."""
     callables = [work.loss, work.score, work.augment, work.after_batch, work.after_epoch]
-    settings = [asdict(work.training), work.seed, *map(_describe, callables)]
+    settings = [asdict(work.training), work.seed, *map(describe, callables)]
     return f"training-{checkpoint.key(work.model, [work.train, work.validation], settings)}.safetensors"
 
 
@@ -125,7 +125,7 @@ def _resume(work: Work, run: Run, saved: Checkpoint) -> None:
         source.set_state(saved.random[str(index)])
 
 
-def _describe(function: Any) -> list[Any]:
+def describe(function: Any) -> list[Any]:
     """Name a callable by what stays the same from process to process: its own or its class's name, and its plain settings."""
     inner = getattr(function, "func", function)  # of a partial
     settings = {**getattr(function, "keywords", {}), **getattr(function, "__dict__", {})}

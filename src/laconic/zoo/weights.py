@@ -4,6 +4,7 @@ import difflib
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -63,6 +64,8 @@ def _safetensors(path: Path) -> dict[str, Tensor]:
 
 def _checkpoint(path: Path) -> dict[str, Tensor]:
     try:
+        if zipfile.is_zipfile(path) and (damaged := zipfile.ZipFile(path).testzip()):  # torch does not look at the checksums
+            raise ValueError(f"{damaged} has another checksum")
         with warnings.catch_warnings(action="ignore"):  # about pickles, of which the errors below speak
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what a damaged file raises is not limited

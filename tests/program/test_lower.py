@@ -1,0 +1,126 @@
+import pytest
+import torch
+from torch import nn
+
+from laconic.program import Mask, Uniform, clone, read, represent, represent_edge, tidy, weights
+from laconic.program.lower import dequantize, lower, unsupported
+from laconic.program.lower import quantize as quantize_operation
+from laconic.program.represent import edges, represented
+from networks import captured, quantize
+
+INTEGERS = frozenset({"int8", "uint8"})
+
+
+def network():
+    return captured("convolution")
+
+
+def operations(program, target):
+    return [node for node in program.graph.nodes if node.target is target]
+
+
+@pytest.mark.parametrize("name", ["convolution", "residual", "depthwise", "one-dimensional", "attention", "two-outputs"])
+def test_a_quantized_program_becomes_integers_that_compute_the_same(name):
+    program, example = captured(name)
+    quantize(program, example)
+    lowered = lower(program, INTEGERS)
+    quantized = [name for name, _ in represented(program)]
+    assert lowered.integer_weights == tuple(f"{name}_codes" for name in quantized)
+    assert lowered.baked == ()
+    for name in quantized:
+        codes, scale = read(lowered.program, f"{name}_codes"), read(lowered.program, f"{name}_scale")
+        assert codes.dtype == torch.int8
+        assert scale.shape == (len(codes),)
+        shape = (-1, *[1] * (codes.ndim - 1))
+        torch.testing.assert_close(codes * scale.reshape(shape), read(program, name), rtol=1e-6, atol=0)
+    assert len(operations(lowered.program, quantize_operation)) == len(edges(program)) > 0
+    assert len(operations(lowered.program, dequantize)) == len(edges(program)) + len(quantized)
+    assert not list(represented(lowered.program))
+    assert not edges(lowered.program)
+    ours, theirs = lowered.program(*example), program(*example)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_lowering_leaves_the_program_as_it_was():
+    program, example = network()
+    quantize(program, example)
+    program.train()
+    before = clone(program)
+    lower(program, INTEGERS)
+    assert program.training
+    assert [str(node) for node in program.graph.nodes] == [str(node) for node in before.graph.nodes]
+    assert all(torch.equal(a, b) for a, b in zip(program.state_dict().values(), before.state_dict().values(), strict=True))
+    assert torch.equal(program.eval()(*example), before.eval()(*example))
+
+
+@pytest.mark.parametrize("axis", [None, 0, 1])
+def test_signed_and_unsigned_weights_with_any_zero_point_are_lowered(axis):
+    program, example = network()
+    channels = {None: (), 0: (5,), 1: (8,)}[axis]
+    scale = torch.rand(channels, generator=torch.Generator().manual_seed(0)) * 0.01 + 0.001
+    represent(program, "classifier.weight", Uniform(scale, torch.full(channels, 120.0), 8, signed=False, axis=axis))
+    lowered = lower(program, INTEGERS)
+    assert read(lowered.program, "classifier.weight_codes").dtype == torch.uint8
+    assert read(lowered.program, "classifier.weight_zero_point").unique().tolist() == [120]
+    torch.testing.assert_close(lowered.program(*example), program(*example))
+
+
+def test_what_a_runtime_does_not_keep_is_written_dense_and_said_before_and_after():
+    program, example = network()
+    represent(program, "classifier.weight", Uniform(torch.tensor(0.05), torch.tensor(0.0), 4))
+    represent(program, "features.0.0.weight", Mask(read(program, "features.0.0.weight") > 0))
+    relu = next(node for node in program.graph.nodes if node.target is torch.ops.aten.relu.default)
+    represent_edge(program, relu, Uniform(torch.tensor(0.2), torch.tensor(0.0), 4, signed=False))
+    tidy(program)
+    notes = unsupported(program, INTEGERS)
+    lowered = lower(program, INTEGERS)
+    assert lowered.baked == notes
+    assert len(notes) == 3
+    for name, form in (("classifier.weight", "int4"), ("features.0.0.weight", "sparse"), ("edges_relu", "uint4")):
+        assert any(name in note and form in note for note in notes), (name, notes)
+    assert lowered.integer_weights == ()
+    assert torch.equal(lowered.program(*example), program(*example))
+    assert not list(represented(lowered.program))
+    assert not unsupported(quantize(*network()), INTEGERS)
+
+
+@pytest.mark.parametrize("mask_first", [True, False])
+def test_a_masked_and_quantized_weight_is_integer_with_its_zeros_in_either_order(mask_first):
+    program, example = network()
+    weight = weights(program)[0]
+    keep = torch.rand(weight.value.shape, generator=torch.Generator().manual_seed(0)) > 0.5
+    forms = [Mask(keep), Uniform(torch.tensor(0.01), torch.tensor(0.0), 8)]
+    for form in forms if mask_first else forms[::-1]:
+        represent(program, weight.name, form)
+    lowered = lower(program, INTEGERS)
+    assert lowered.integer_weights == (f"{weight.name}_codes",)
+    assert not read(lowered.program, f"{weight.name}_codes")[~keep].any()
+    torch.testing.assert_close(lowered.program(*example), program(*example))
+
+
+def test_a_tied_weight_is_lowered_once_for_both_readers():
+    program, example = captured("tied")
+    name = weights(program)[0].name
+    represent(program, name, Uniform(torch.full((11,), 0.02), torch.zeros(11), 8, axis=0))
+    lowered = lower(program, INTEGERS)
+    assert lowered.integer_weights == (f"{name}_codes",)
+    torch.testing.assert_close(lowered.program(*example), program(*example))
+
+
+def test_the_operations_mean_what_onnx_says():
+    x = torch.tensor([[-1.0, 0.25, 0.75, 100.0], [-1.0, 0.25, 0.75, 100.0]])
+    scale, zero_point = torch.tensor([0.5, 0.25]), torch.tensor([3, 0], dtype=torch.uint8)
+    codes = torch.ops.laconic.quantize(x, scale, zero_point, 0)
+    assert codes.tolist() == [[1, 3, 5, 203], [0, 1, 3, 255]]  # 0.25 / 0.5 and 0.75 / 0.5 are ties: to the even whole number, then + 3
+    assert torch.ops.laconic.dequantize(codes, scale, zero_point, 0).tolist() == [[-1.0, 0.0, 1.0, 100.0], [0.0, 0.25, 0.75, 63.75]]
+    signed = torch.ops.laconic.quantize(x[:1], torch.tensor(0.5), torch.tensor(0, dtype=torch.int8), 0)
+    assert signed.tolist() == [[-2, 0, 2, 127]]
+
+
+def test_a_lowered_program_takes_any_batch():
+    program, example = network()
+    lowered = lower(quantize(program, example), INTEGERS).program
+    for batch in (1, 5):
+        x = torch.randn(batch, 3, 8, 8)
+        torch.testing.assert_close(lowered(x), program(x), rtol=1e-4, atol=1e-5)
+    assert isinstance(lowered, nn.Module)

@@ -1,0 +1,68 @@
+import pytest
+import torch
+
+from laconic.program import capture
+from laconic.program.observe import observe
+from networks import build
+
+
+def relus(program):
+    return [node for node in program.graph.nodes if node.target is torch.ops.aten.relu.default]
+
+
+def test_what_is_seen_is_what_the_network_computes_in_eval_mode_without_gradients():
+    module, example = build("convolution")
+    program = capture(module, example).train()
+    seen = {}
+    module.eval()
+    expected = []
+    module.features[0][2].register_forward_hook(lambda _, __, output: expected.append(output.clone()))
+    module.features[2][2].register_forward_hook(lambda _, __, output: expected.append(output.clone()))
+    module(*example)
+    before = program.state_dict()["features.0.1.running_mean"].clone()
+    observe(program, [example], relus(program), lambda node, value: seen.update({node: value}))
+    assert program.training
+    assert torch.equal(program.state_dict()["features.0.1.running_mean"], before)
+    for node, value in zip(relus(program), expected, strict=True):
+        torch.testing.assert_close(seen[node], value)
+        assert not seen[node].requires_grad
+
+
+def test_every_input_is_run_and_nodes_are_visited_in_order():
+    module, example = build("convolution")
+    program = capture(module, example)
+    visited = []
+    observe(program, [example, (example[0][:1],)], relus(program)[::-1], lambda node, value: visited.append((node, len(value))))
+    first, second = relus(program)
+    assert visited == [(first, 2), (second, 2), (first, 1), (second, 1)]
+
+
+def test_a_returned_value_replaces_what_the_later_nodes_read():
+    module, example = build("convolution")
+    program = capture(module, example)
+    first, second = relus(program)
+    seen = {}
+
+    def visit(node, value):
+        seen[node] = value
+        return torch.zeros_like(value) if node is first else None
+
+    observe(program, [example], [first, second], visit)
+    module.eval()
+    module.features[0][2].register_forward_hook(lambda _, __, output: torch.zeros_like(output))
+    expected = []
+    module.features[2][2].register_forward_hook(lambda _, __, output: expected.append(output.clone()))
+    module(*example)
+    torch.testing.assert_close(seen[second], expected[0])
+
+
+def test_the_mode_comes_back_after_an_error():
+    module, example = build("convolution")
+    program = capture(module, example).train()
+
+    def fail(node, value):
+        raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        observe(program, [example], relus(program), fail)
+    assert program.training

@@ -1,0 +1,369 @@
+from collections import Counter
+from functools import cache
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from onnx import TensorProto, numpy_helper
+from torch import nn
+
+from laconic.errors import LaconicError
+from laconic.measure import macs, parameters
+from laconic.program import Mask, Uniform, capture, fold_batch_norm, represent, weights
+from laconic.program.lower import unsupported
+from laconic.runtimes import NAMES, installed, onnxruntime, runtime
+from networks import NETWORKS, build, captured, quantize
+
+pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+QUANTIZED = ("convolution", "residual", "depthwise", "two-outputs")
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """Export a network once for all tests: `exported(name, quantized)` is (program, example, what export returned)."""
+    folder = tmp_path_factory.mktemp("onnx")
+
+    @cache
+    def export(name, quantized=False):
+        program, example = captured(name)
+        if quantized:
+            quantize(program, example)
+        else:
+            fold_batch_norm(program)
+        path = folder / f"{name}{'-int8' if quantized else ''}.onnx"
+        return program, example, onnxruntime.export(program, example, path)
+
+    return export
+
+
+def first(value):
+    return value[0] if isinstance(value, tuple) else value
+
+
+def batch_of(example, size):
+    """Other inputs than the example's, of another batch."""
+    generator = torch.Generator().manual_seed(size)
+    return tuple(
+        torch.randn((size, *tensor.shape[1:]), generator=generator)
+        if tensor.is_floating_point()
+        else tensor[torch.arange(size) % 2].flip(-1)
+        for tensor in example
+    )
+
+
+def run(path, inputs):
+    return onnxruntime.load(path)(*[tensor.numpy() for tensor in inputs])
+
+
+def tensors_of(path):
+    return {tensor.name: tensor for tensor in onnx.load(path).graph.initializer}
+
+
+def nodes_of(path, kind):
+    return [node for node in onnx.load(path).graph.node if node.op_type == kind]
+
+
+# float ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_float_file_computes_what_torch_computes_for_any_batch(name, exported):
+    program, example, file = exported(name)
+    module, _ = build(name)
+    module.eval()
+    for size in (1, 2, 5):
+        inputs = example if size == 2 else batch_of(example, size)
+        with torch.no_grad():
+            expected = first(module(*inputs)).numpy()
+        np.testing.assert_allclose(run(file.path, inputs), expected, rtol=1e-4, atol=1e-4)
+    assert file.difference < 1e-5
+    assert (file.integer_tensors, file.integer_share, file.integer_kernels, file.baked) == (0, 0, 0, ())
+    assert onnx.load(file.path).graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert not program.training
+
+
+@pytest.mark.parametrize("name", ["convolution", "residual", "grouped", "depthwise", "one-dimensional", "two-inputs"])
+def test_what_is_counted_in_the_file_agrees_with_the_program(name, exported):
+    program, example, file = exported(name)
+    counted = onnxruntime.count(file.path)
+    assert counted.macs == macs(program, example)
+    assert counted.parameters == parameters(program)
+    assert counted.nonzero_parameters == parameters(program)
+
+
+def test_zeros_are_counted_in_the_file(tmp_path):
+    program, example = captured("two-inputs")
+    for weight in weights(program):
+        represent(program, weight.name, Mask(torch.arange(weight.value.numel()).reshape(weight.value.shape) % 3 == 0))
+    file = onnxruntime.export(program, example, tmp_path / "file.onnx")
+    counted = onnxruntime.count(file.path)
+    assert counted.parameters == 6 * 4 + 6 * 3 + 5 * 6 + 6 + 6 + 5
+    assert counted.nonzero_parameters == 8 + 6 + 10 + 6 + 6 + 5
+    assert len(file.baked) == 3
+    assert all("sparse" in note for note in file.baked)
+    assert unsupported(program, onnxruntime.KEEPS) == file.baked
+
+
+def test_the_file_says_nothing_about_the_machine_that_wrote_it(exported):
+    content = exported("residual")[2].path.read_bytes()
+    assert b"networks.py" not in content
+    assert b"/work" not in content
+
+
+# integers ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_quantized_file_holds_and_computes_integers(name, exported):
+    program, _, file = exported(name, quantized=True)
+    names = {f"{weight.name}_codes" for weight in weights(program)}
+    tensors = tensors_of(file.path)
+    assert names <= set(tensors)
+    assert {tensors[each].data_type for each in names} == {TensorProto.INT8}
+    assert not {weight.name for weight in weights(program)} & set(tensors)
+    zero_points = [numpy_helper.to_array(tensors[node.input[2]]) for node in nodes_of(file.path, "QuantizeLinear")]
+    assert {array.dtype for array in zero_points} == {np.dtype(np.uint8)}
+    kinds = Counter("QGemm" if weight.kind == "linear" else "QLinearConv" for weight in weights(program))
+    for kernel, count in kinds.items():
+        assert file.kernels[kernel] == count
+    assert not {"Conv", "FusedConv"} & set(file.kernels)
+    assert file.integer_kernels >= kinds.total()
+    assert file.integer_share > 0.7
+    assert file.baked == ()
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_a_quantized_file_computes_what_the_quantized_program_computes(name, exported):
+    program, example, file = exported(name, quantized=True)
+    for size in (1, 2, 6):
+        inputs = example if size == 2 else batch_of(example, size)
+        with torch.no_grad():
+            expected = first(program(*inputs)).numpy()
+        outputs = run(file.path, inputs)
+        assert np.sqrt(np.mean((outputs - expected) ** 2)) < 0.01 * np.sqrt(np.mean(expected**2))
+        assert outputs.shape == expected.shape
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+def test_biases_are_integers_at_the_scale_of_the_products(name, exported):
+    program, _, file = exported(name, quantized=True)
+    tensors = {key: numpy_helper.to_array(tensor) for key, tensor in tensors_of(file.path).items()}
+    sources = {node.output[0]: node for node in nodes_of(file.path, "DequantizeLinear")}
+    layers = nodes_of(file.path, "Conv") + nodes_of(file.path, "Gemm")
+    assert len(layers) == len(weights(program))
+    for layer in layers:
+        data, weight, bias = (sources[each] for each in layer.input[:3])
+        assert tensors[bias.input[0]].dtype == np.int32
+        np.testing.assert_allclose(tensors[bias.input[1]], np.atleast_1d(tensors[data.input[1]] * tensors[weight.input[1]]), rtol=1e-6)
+        dense = program.state_dict()[weight.input[0].removesuffix("weight_codes") + "bias"]
+        error = np.abs(tensors[bias.input[0]] * tensors[bias.input[1]].astype(np.float64) - dense.numpy())
+        assert (error <= 0.51 * tensors[bias.input[1]]).all()
+    assert not [key for key, array in tensors.items() if key.endswith("bias") and array.dtype == np.float32]
+
+
+@pytest.mark.parametrize("name", ["convolution", "depthwise"])
+def test_integers_are_counted_as_the_weights_that_they_stand_for(name, exported):
+    program, example, file = exported(name, quantized=True)
+    counted = onnxruntime.count(file.path)
+    assert counted.macs == macs(program, example)
+    assert counted.parameters == parameters(program, exclude=("edges",))
+    assert counted.nonzero_parameters <= counted.parameters
+
+
+def test_a_quantized_file_is_little_larger_than_a_byte_for_each_weight(tmp_path):
+    module, example = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 10)), (torch.randn(2, 256),)
+    onnxruntime.export(quantize(capture(module, example), example), example, tmp_path / "file.onnx")
+    assert (tmp_path / "file.onnx").stat().st_size < 1.08 * (256 * 512 + 512 * 10)
+
+
+class Twice(nn.Module):
+    """One layer applied twice, to values of different ranges."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.fc = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.fc(F.relu(self.fc(x)) * 3)
+
+
+def test_a_bias_that_two_layers_share_is_right_for_both(tmp_path):
+    example = (torch.randn(4, 6, generator=torch.Generator().manual_seed(0)),)
+    program = quantize(capture(Twice(), example), example)
+    file = onnxruntime.export(program, example, tmp_path / "file.onnx")
+    onnx.checker.check_model(onnx.load(file.path))
+    with torch.no_grad():
+        np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), atol=0.02)
+
+
+def test_a_bias_too_large_for_32_bits_stays_a_float(tmp_path):
+    module, example = (
+        nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)),
+        (torch.rand(2, 4, generator=torch.Generator().manual_seed(0)),),
+    )
+    with torch.no_grad():
+        module[2].weight.mul_(1e-8)
+        module[2].bias.fill_(100.0)
+    program = quantize(capture(module, example), example)
+    file = onnxruntime.export(program, example, tmp_path / "file.onnx")
+    assert numpy_helper.to_array(tensors_of(file.path)["2.bias"]).tolist() == [100, 100, 100]
+    with torch.no_grad():
+        np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), rtol=1e-4)
+
+
+def test_integer_weights_with_float_activations_are_refused_because_no_kernel_computes_on_them(tmp_path):
+    program, example = captured("convolution")
+    represent(program, "features.0.0.weight", Uniform(torch.tensor(0.01), torch.tensor(0.0), 8))
+    with pytest.raises(LaconicError, match=r"ran no integer kernel.*quantize activations too"):
+        onnxruntime.export(program, example, tmp_path / "file.onnx")
+
+
+def test_other_widths_are_written_dense_and_said(tmp_path):
+    program, example = captured("two-inputs")
+    represent(program, "fc.weight", Uniform(torch.tensor(0.05), torch.tensor(0.0), 4))
+    assert unsupported(program, onnxruntime.KEEPS) == ("fc.weight: Uniform int4",)
+    file = onnxruntime.export(program, example, tmp_path / "file.onnx")
+    assert file.baked == ("fc.weight: Uniform int4",)
+    assert file.integer_tensors == 0
+    with torch.no_grad():
+        np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), atol=1e-5)
+
+
+# padding -------------------------------------------------------------------------------------------
+
+
+class Padded(nn.Module):
+    """Padding before a convolution that pads on its own too."""
+
+    def __init__(self, pad, after=lambda padded, convolved: convolved, dimensions=2):
+        super().__init__()
+        torch.manual_seed(0)
+        self.pad, self.after = pad, after
+        self.conv = (nn.Conv1d if dimensions == 1 else nn.Conv2d)(3, 4, 3, stride=2, padding=1)
+        self.other = nn.Conv2d(3, 4, 3, stride=2)
+
+    def forward(self, x):
+        padded = self.pad(x)
+        return self.after(padded, self.conv(padded))
+
+
+def lopsided(x):
+    return F.pad(x, (0, 1, 2, 3))
+
+
+PICTURE = torch.randn(2, 3, 9, 8, generator=torch.Generator().manual_seed(0))
+FUSED = {
+    "lopsided": Padded(lopsided),
+    "explicit zero": Padded(lambda x: F.pad(x, (1, 2), "constant", 0.0)),
+    "one dimension": Padded(lambda x: F.pad(x, (3, 1)), dimensions=1),
+}
+LEFT = {
+    "another value": Padded(lambda x: F.pad(x, (0, 1, 0, 1), value=1.0)),
+    "reflected": Padded(lambda x: F.pad(x, (0, 1, 2, 1), mode="reflect")),
+    "replicated": Padded(lambda x: F.pad(x, (0, 1, 2, 1), mode="replicate")),
+    "cropped": Padded(lambda x: F.pad(x, (0, 1, -2, 1))),
+    "read by a sum": Padded(lopsided, lambda padded, convolved: convolved.mean((2, 3)) + padded.amax((1, 2, 3))[:, None]),
+    "is an output": Padded(lopsided, lambda padded, convolved: (convolved, padded)),
+    "is the output": Padded(lopsided, lambda padded, convolved: padded),
+}
+
+
+def exported_padding(module, folder, quantized=False):
+    example = (PICTURE[:, :, 0] if isinstance(module.conv, nn.Conv1d) else PICTURE,)
+    program = capture(module.eval(), example)
+    if quantized:
+        quantize(program, example)
+    file = onnxruntime.export(program, example, folder / "file.onnx")
+    with torch.no_grad():
+        return file, run(file.path, example), first(program(*example)).numpy()
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_zeros_around_the_picture_become_padding_of_the_convolution(name, tmp_path):
+    file, outputs, expected = exported_padding(FUSED[name], tmp_path)
+    assert not nodes_of(file.path, "Pad")
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", LEFT)
+def test_padding_that_is_not_zeros_for_convolutions_alone_is_left_alone(name, tmp_path):
+    file, outputs, expected = exported_padding(LEFT[name], tmp_path)
+    assert nodes_of(file.path, "Pad")
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_padding_that_two_convolutions_read_is_given_to_both(tmp_path):
+    module = Padded(lopsided)
+    module.after = lambda padded, convolved: convolved.mean((2, 3)) + module.other(padded).amax((2, 3))
+    file, outputs, expected = exported_padding(module, tmp_path)
+    assert not nodes_of(file.path, "Pad")
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-5)
+
+
+# what does not work --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("change", [lambda content: content[: len(content) // 2], lambda content: b"", lambda content: b"\xff" * 500])
+def test_a_damaged_file_is_refused(change, exported, tmp_path):
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(change(exported("residual")[2].path.read_bytes()))
+    with pytest.raises(LaconicError, match="damaged"):
+        onnxruntime.load(path)
+
+
+def test_a_missing_file_is_refused(tmp_path):
+    for path in (tmp_path / "nothing.onnx", tmp_path):
+        with pytest.raises(LaconicError, match="there is no network at"):
+            onnxruntime.load(path)
+
+
+def test_outputs_that_are_no_numbers_are_refused_and_leave_no_file(tmp_path):
+    module, example = build("two-inputs")
+    with torch.no_grad():
+        module.fc.bias[0] = torch.nan
+    with pytest.raises(LaconicError, match="not finite"):
+        onnxruntime.export(capture(module, example), example, tmp_path / "file.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_network_that_onnx_cannot_hold_is_refused_and_leaves_no_file(tmp_path):
+    class Sorted(nn.Module):
+        def forward(self, x):
+            return torch.linalg.eigvals(x).abs()
+
+    example = (torch.randn(2, 3, 3),)
+    with pytest.raises(LaconicError, match="cannot be written as ONNX"):
+        onnxruntime.export(capture(Sorted(), example), example, tmp_path / "file.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_cannot_be_written_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    program, example = captured("two-inputs")
+    with pytest.raises(LaconicError, match="cannot write"):
+        onnxruntime.export(program, example, tmp_path / "file" / "network.onnx")
+
+
+def test_the_program_is_exported_in_eval_mode_and_left_in_its_own(tmp_path):
+    module, example = build("dropout")
+    program = capture(module, example).train()
+    file = onnxruntime.export(program, example, tmp_path / "file.onnx")
+    assert program.training
+    with torch.no_grad():
+        np.testing.assert_allclose(run(file.path, example), module.eval()(*example).numpy(), rtol=1e-4, atol=1e-5)
+
+
+def test_runtimes_are_found_by_name():
+    assert runtime("onnxruntime") is onnxruntime
+    assert installed() == list(NAMES) == ["onnxruntime"]
+    with pytest.raises(LaconicError, match="unknown runtime 'onxruntime'; did you mean 'onnxruntime'"):
+        runtime("onxruntime")
+
+
+def test_the_version_is_that_of_the_package():
+    import importlib.metadata
+
+    assert onnxruntime.version() == importlib.metadata.version("onnxruntime")

@@ -1,0 +1,99 @@
+import pytest
+
+from laconic.errors import LaconicError
+from laconic.receipt import Budget
+from laconic.recipe import apply, check_needs, parse
+from laconic.search import check_budget, ladder
+from laconic.tune import FineTune
+
+BUDGETS = {
+    "ratios": Budget(max_drop=0.5, smaller=3, faster=1.5),
+    "bytes": Budget(max_bytes=1000),
+    "latency": Budget(max_latency_ms=2),
+    "both": Budget(max_bytes=1000, smaller=2),
+    "no ratio": Budget(max_bytes=1000, smaller=1),
+    "drop": Budget(max_drop=1),
+    "nothing": Budget(),
+}
+
+
+def trains(rung):
+    return any(getattr(step, "trains", False) for step in parse(rung.recipe)) if rung.recipe else False
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+@pytest.mark.parametrize("trainable", [False, True])
+def test_every_rung_is_a_recipe_with_a_name_of_its_own(name, trainable):
+    rungs = ladder(BUDGETS[name], trainable)
+    assert len({rung.name for rung in rungs}) == len({str(rung.recipe) for rung in rungs}) == len(rungs) > 0
+    for rung in rungs:
+        assert not rung.recipe or parse(rung.recipe)
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_cheaper_rungs_come_first(name):
+    """Nothing, then steps without training, then with it; and without bias correction before with it."""
+    costs = []
+    for rung in ladder(BUDGETS[name], trainable=True):
+        steps = parse(rung.recipe) if rung.recipe else []
+        fitted = sum((step.ranges != "min-max") + (step.weight_ranges != "min-max") + step.bias_correction for step in steps[:1])
+        costs.append((trains(rung), len(steps), fitted))
+    assert costs == sorted(costs)
+    assert len(set(costs)) == len(costs)
+
+
+@pytest.mark.parametrize("name", BUDGETS)
+def test_the_float_network_is_tried_only_where_it_could_do(name):
+    """As it came it is once as small and as fast as itself; only absolute limits may be met without changing it."""
+    budget = BUDGETS[name]
+    absolute = budget.max_bytes is not None or budget.max_latency_ms is not None
+    could = absolute and all(ratio is None or ratio <= 1 for ratio in (budget.smaller, budget.faster))
+    rungs = ladder(budget, trainable=True)
+    assert (not rungs[0].recipe) == could
+    assert all(rung.recipe for rung in rungs[1:])
+
+
+def test_rungs_train_only_where_there_is_training_data(untrained_context):
+    assert any(trains(rung) for rung in ladder(BUDGETS["ratios"], trainable=True))
+    rungs = ladder(BUDGETS["ratios"], trainable=False)
+    assert not any(trains(rung) for rung in rungs)
+    for rung in rungs:
+        check_needs(parse(rung.recipe), untrained_context)
+
+
+def test_the_epochs_reach_every_training():
+    steps = [step for rung in ladder(BUDGETS["ratios"], trainable=True, epochs=7) for step in parse(rung.recipe)]
+    assert {step.epochs for step in steps if getattr(step, "trains", False)} == {7}
+
+
+def test_every_rung_works_on_the_digits_and_loses_little(program, context):
+    from laconic.program import clone
+
+    for rung in ladder(BUDGETS["ratios"], trainable=True, epochs=1):
+        done = apply(clone(program), parse(rung.recipe), context)
+        assert done.journal[-1].score_after > done.journal[0].score_before - 0.02
+        assert done.journal[-1].bytes_after < done.journal[0].bytes_before / 3
+
+
+@pytest.mark.parametrize("option", ["smaller", "faster", "max_bytes", "max_latency_ms"])
+@pytest.mark.parametrize("value", [0, -1])
+def test_a_limit_of_nothing_is_refused(option, value):
+    with pytest.raises(LaconicError, match=f"--{option.replace('_', '-')} must be above 0; got {value}"):
+        check_budget(Budget(**{option: value}))
+
+
+@pytest.mark.parametrize("value", [-0.1, 100.1])
+def test_a_drop_beyond_all_is_refused(value):
+    with pytest.raises(LaconicError, match=f"--max-drop is in percentage points, from 0 to 100; got {value}"):
+        check_budget(Budget(max_drop=value))
+
+
+@pytest.mark.parametrize(
+    "budget", [Budget(max_drop=0), Budget(max_drop=100), Budget(smaller=0.5), BUDGETS["ratios"], BUDGETS["bytes"]], ids=str
+)
+def test_a_budget_that_could_be_met_is_taken(budget):
+    check_budget(budget)
+
+
+def test_fine_tuning_is_a_step_with_a_mark():
+    assert FineTune.trains
