@@ -40,7 +40,9 @@ def state_of(program: Program) -> State:
 def fingerprint(program: Program) -> str:
     """Return a SHA-256 of the graph, of every tensor as the graph reads it, and of the form it is kept in."""
     digest = hashlib.sha256(str(program.graph).encode())
-    tensors = dense_state(program) | {f"edge {node}.{key}": t for node, form in edges(program).items() for key, t in form.state_dict().items()}
+    tensors = dense_state(program) | {
+        f"edge {node}.{key}": t for node, form in edges(program).items() for key, t in form.state_dict().items()
+    }
     for name, tensor in tensors.items():
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -8,6 +8,10 @@ class LaconicError(Exception):
     """A mistake in what the user gave. The command line prints it as one paragraph and exits with code 2."""
 
 
+class NotApplicableError(LaconicError):
+    """A step that has nothing to do on this network, though its settings are right: already quantized, no such layers."""
+
+
 def unknown(kind: str, name: str, known: Iterable[str]) -> LaconicError:
     """Say that `name` is no known `kind`, with the nearest names first.
 

@@ -6,7 +6,7 @@ import inspect
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -118,7 +118,8 @@ def _reachable(folder: Path) -> None:
 def _told(what: str, place: str) -> Iterator[None]:
     """Turn what the user's code raises into a LaconicError that says where, preferring the frames in `place`."""
     try:
-        yield
+        with redirect_stdout(sys.stderr):  # standard output is for results
+            yield
     except LaconicError:
         raise
     except (Exception, SystemExit) as error:

@@ -87,7 +87,6 @@ def missed(budget: Budget, drop_points: float, smaller: float, faster: float, fi
     >>> missed(Budget(max_drop=0.5, smaller=4), drop_points=0.2, smaller=3.7, faster=2.0, file_bytes=9, latency_ms=1.0)
     ('3.7x smaller, at least 4x asked',)
     """
-    slack = 1e-9
     limits = (
         (budget.max_drop, drop_points, 1, "{:.4g} points lost, at most {:.4g} allowed"),
         (budget.smaller, smaller, -1, "{:.4g}x smaller, at least {:.4g}x asked"),
@@ -95,11 +94,12 @@ def missed(budget: Budget, drop_points: float, smaller: float, faster: float, fi
         (budget.max_bytes, file_bytes, 1, "{:,} bytes, at most {:,} allowed"),
         (budget.max_latency_ms, latency_ms, 1, "{:.4g} ms, at most {:.4g} ms allowed"),
     )
-    return tuple(
-        words.format(value, limit)
-        for limit, value, sign, words in limits
-        if limit is not None and sign * (value - limit) > slack * abs(limit)
-    )
+    return tuple(words.format(value, limit) for limit, value, sign, words in limits if limit is not None and _over(value, limit, sign))
+
+
+def _over(value: float, limit: float, sign: int) -> bool:
+    """Say whether a value is beyond its limit; floating-point numbers have a billionth of slack, counted bytes none."""
+    return sign * (value - limit) > (0 if isinstance(limit, int) else 1e-9 * abs(limit))
 
 
 @_plain

@@ -93,7 +93,9 @@ def writable(folder: Path) -> Path:
         probe.unlink()
     except (LaconicError, OSError) as error:
         reason = error.__cause__ or error
-        raise LaconicError(f"cannot write into {folder}: {getattr(reason, 'strerror', None) or reason}; choose another --out or make room") from None
+        raise LaconicError(
+            f"cannot write into {folder}: {getattr(reason, 'strerror', None) or reason}; choose another --out or make room"
+        ) from None
     return folder
 
 

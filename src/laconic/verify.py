@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,9 @@ from laconic.deliver import fastest_float
 from laconic.errors import LaconicError
 from laconic.files import sha256
 from laconic.fresh import File
-from laconic.job import Job, Origin, prepare
-from laconic.measure import ratio_interval
-from laconic.receipt import Receipt, missed, read_receipt
+from laconic.job import Origin, prepare
+from laconic.measure import Accuracy, ratio_interval
+from laconic.receipt import Measurement, Receipt, missed, read_receipt
 from laconic.runtimes import runtime
 from laconic.store import Store
 
@@ -24,6 +25,8 @@ _FASTER = 0.25  # relative: another load on the machine, another processor of th
 _MEMORY = 0.25  # relative: allocators and library versions
 _COUNTS = 0.01  # relative: the file's constants are counted with its weights
 _ACCURACY = 0.002  # share: rounding differs between processors
+_PER_CLASS = 0.05  # share: a class may have few examples
+_MACHINE = 2.0  # relative: absolute times are the machine's too; the ratios are what is claimed
 
 
 @dataclass(frozen=True)
@@ -65,41 +68,66 @@ def verify(folder: Path, data_root: Path | None = None, threads: int | None = No
     artifact = folder / receipt.after.file
     if not artifact.is_file():
         raise LaconicError(f"the artifact {artifact} is missing; the folder is not whole")
-    identity = [
-        _equal("artifact sha256", receipt.hashes.artifact, sha256(artifact)),
-        _equal("file_bytes", receipt.after.file_bytes, artifact.stat().st_size),
-    ]
-    if not all(check.ok for check in identity):
-        return Verdict(
-            tuple(identity)
-        )  # another file than the one on the receipt: nothing measured on it would say anything about the claim
+    identity = _equal("artifact sha256", receipt.hashes.artifact, sha256(artifact))
+    if not identity.ok:  # another file than the one on the receipt: nothing measured on it would say anything about the claim
+        return Verdict((identity,))
     with tempfile.TemporaryDirectory() as scratch:
         origin = _origin(receipt, data_root)
-        baseline, splits, data_hash = _baseline(folder, receipt, origin, threads, Path(scratch))
-        checks = [*identity, _equal("data sha256", receipt.hashes.data, data_hash)]
-        checks += _measured(receipt, File(artifact, receipt.after.runtime), baseline, splits, threads)
+        dataset = data.load(origin.data, origin.data_root)
+        baseline = _baseline(folder, receipt, origin, threads, Path(scratch))
+        checks = [identity, _equal("data sha256", receipt.hashes.data, data.fingerprint(dataset))]
+        splits = data.split(dataset, origin.seed)
+        checks += _measured(receipt, File(artifact, receipt.after.runtime), baseline, splits, dataset.classes, threads)
     return Verdict(tuple(checks))
 
 
-def _measured(receipt: Receipt, artifact: File, baseline: File, splits: Splits, threads: int) -> list[Check]:
-    before, after = (fresh.score_file(file, splits.test, threads).top1 for file in (baseline, artifact))
-    example = splits.calibration.arrays(slice(0, 1))
-    times = fresh.time_files([baseline, artifact], example, threads, seconds=4.0)
-    faster = ratio_interval(times[:, 0], times[:, 1]).median
-    smaller = baseline.path.stat().st_size / artifact.path.stat().st_size
-    counts = runtime(artifact.runtime).count(artifact.path)
-    budget, latency_ms = receipt.budget, 1e3 * float(np.median(times[:, 1]))
-    unmet = missed(budget, 100 * (before - after), smaller, faster, artifact.path.stat().st_size, latency_ms)
-    return [
-        _near("accuracy before", receipt.before.accuracy, before, _ACCURACY, relative=False),
-        _near("accuracy after", receipt.after.accuracy, after, _ACCURACY, relative=False),
-        _near("smaller", receipt.ratios.smaller, smaller, _COUNTS),
-        _near("faster", receipt.ratios.faster.median, faster, _FASTER),
-        _near("parameters", receipt.after.parameters, counts.parameters, _COUNTS),
-        _near("nonzero_parameters", receipt.after.nonzero_parameters, counts.nonzero_parameters, _COUNTS),
-        _near("macs", receipt.after.macs, counts.macs, _COUNTS),
-        _near("peak_memory_bytes", receipt.after.peak_memory_bytes, fresh.peak_memory(artifact, example, threads), _MEMORY),
+def _measured(receipt: Receipt, artifact: File, baseline: File, splits: Splits, names: Sequence[str], threads: int) -> list[Check]:
+    scores = [fresh.score_file(file, splits.test, threads) for file in (baseline, artifact)]
+    drop = 100 * (scores[0].top1 - scores[1].top1)
+    example = splits.calibration.arrays(slice(0, receipt.after.throughput_batch))
+    single, batched = (
+        fresh.time_files([baseline, artifact], example, threads, batch, 4.0) for batch in (1, receipt.after.throughput_batch)
+    )
+    faster, sizes = ratio_interval(single[:, 0], single[:, 1]).median, [file.path.stat().st_size for file in (baseline, artifact)]
+    unmet = missed(receipt.budget, drop, sizes[0] / sizes[1], faster, sizes[1], 1e3 * float(np.median(single[:, 1])))
+    checks = [
+        _near("drop_points", receipt.drop_points, drop, 100 * 2 * _ACCURACY, relative=False),
+        _near("ratios.smaller", receipt.ratios.smaller, sizes[0] / sizes[1], _COUNTS),
+        _near("ratios.faster", receipt.ratios.faster.median, faster, _FASTER),
+        _near("ratios.throughput", receipt.ratios.throughput, float(np.median(batched[:, 0] / batched[:, 1])), _FASTER),
         _equal("budget met", receipt.met, not unmet),
+    ]
+    for side, claimed in enumerate((receipt.before, receipt.after)):
+        file, when = (baseline, artifact)[side], ("before", "after")[side]
+        times = (float(np.median(single[:, side])), float(np.median(batched[:, side])))
+        checks += _side(when, claimed, file, scores[side], times, names)
+        memory = fresh.peak_memory(file, example, threads)
+        checks.append(_near(f"{when}.peak_memory_bytes", claimed.peak_memory_bytes, memory, _MEMORY))
+    return checks
+
+
+def _side(when: str, claimed: Measurement, file: File, scored: Accuracy, times: tuple[float, float], names: Sequence[str]) -> list[Check]:
+    """Compare what was claimed of one file; absolute times only within a factor, since they are of the machine too."""
+    counts = runtime(file.runtime).count(file.path)
+    per_class = {(names[number] if number < len(names) else str(number)): share for number, share in scored.per_class.items()}
+    worst = max((abs(share - claimed.accuracy_per_class.get(name, 2.0)) for name, share in per_class.items()), default=0.0)
+    rate = claimed.throughput_batch / times[1]
+    return [
+        _near(f"{when}.file_bytes", claimed.file_bytes, file.path.stat().st_size, _COUNTS if when == "before" else 0.0),
+        _near(f"{when}.accuracy", claimed.accuracy, scored.top1, _ACCURACY, relative=False),
+        Check(
+            f"{when}.accuracy_per_class",
+            0.0,
+            worst,
+            _PER_CLASS,
+            worst <= _PER_CLASS and per_class.keys() == claimed.accuracy_per_class.keys(),
+        ),
+        _equal(f"{when}.examples", claimed.examples, scored.examples),
+        _near(f"{when}.parameters", claimed.parameters, counts.parameters, _COUNTS),
+        _near(f"{when}.nonzero_parameters", claimed.nonzero_parameters, counts.nonzero_parameters, _COUNTS),
+        _near(f"{when}.macs", claimed.macs, counts.macs, _COUNTS),
+        _near(f"{when}.latency_seconds", claimed.latency_seconds.median, times[0], _MACHINE),
+        _near(f"{when}.throughput_per_second", claimed.throughput_per_second, rate, _MACHINE),
     ]
 
 
@@ -111,20 +139,19 @@ def _origin(receipt: Receipt, data_root: Path | None) -> Origin:
     return Origin(receipt.model["name"], receipt.data["name"], Path(weights) if weights else None, root, receipt.seed)
 
 
-def _baseline(folder: Path, receipt: Receipt, origin: Origin, threads: int, scratch: Path) -> tuple[File, Splits, str]:
-    """Return the float network's file, from the folder or exported anew from the model and weights on the receipt, and the data."""
+def _baseline(folder: Path, receipt: Receipt, origin: Origin, threads: int, scratch: Path) -> File:
+    """Return the float network's file: from the folder, or exported anew from the model and weights on the receipt."""
     kept = folder / receipt.before.file
     if kept.is_file():
         if sha256(kept) != receipt.hashes.baseline:
             raise LaconicError(
                 f"{kept} is not the baseline on the receipt (another checksum); remove it and it is exported anew from the model"
             )
-        dataset = data.load(origin.data, origin.data_root)
-        return File(kept, receipt.before.runtime), data.split(dataset, origin.seed), data.fingerprint(dataset)
-    job: Job = prepare(origin, threads)
+        return File(kept, receipt.before.runtime)
+    job = prepare(origin, threads)
     if job.model_hash != receipt.hashes.model:
         raise LaconicError(f"the model {origin.model} with weights {origin.weights} is not the one on the receipt (another checksum)")
-    return fastest_float(job, Store(scratch)).file, job.splits, job.data_hash
+    return fastest_float(job, Store(scratch)).file
 
 
 def _equal(name: str, claimed: Any, measured: Any) -> Check:

@@ -118,7 +118,8 @@ def test_the_gradient_of_the_scale_is_that_of_learned_step_sizes(bits, signed):
     ratio = torch.linspace(2 * lowest - 0.3, 2 * highest + 0.2, 1001)
     weighting = random(1001)
     (form(ratio * form.scale.detach()) * weighting).sum().backward()
-    expected = (lsq(ratio, torch.tensor(lowest), torch.tensor(highest)) * weighting).sum()
+    scaling = (1001 * (2.0**bits - 1 if not signed else highest)) ** -0.5  # section 2.2 of the paper
+    expected = (lsq(ratio, torch.tensor(lowest), torch.tensor(highest)) * weighting).sum() * scaling
     torch.testing.assert_close(form.scale.grad, expected, rtol=1e-3, atol=1e-3)
 
 
@@ -126,7 +127,8 @@ def test_the_gradient_of_each_channels_scale_comes_from_its_channel():
     form = grid(4, True, axis=0)
     ratio = torch.linspace(-7.4, 6.4, 60).reshape(5, 12)
     form(ratio * form.scale.detach()[:, None]).sum().backward()
-    torch.testing.assert_close(form.scale.grad, (ratio.round() - ratio).sum(1), rtol=1e-3, atol=1e-4)
+    expected = (ratio.round() - ratio).sum(1) * (12 * 7) ** -0.5
+    torch.testing.assert_close(form.scale.grad, expected, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("signed", [True, False])

@@ -168,7 +168,7 @@ def test_integers_are_counted_as_the_weights_that_they_stand_for(name, exported)
     program, example, file = exported(name, quantized=True)
     counted = onnxruntime.count(file.path)
     assert counted.macs == macs(program, example)
-    assert counted.parameters == parameters(program, exclude=("edges",))
+    assert counted.parameters == parameters(program, exclude=("_edges",))
     assert counted.nonzero_parameters <= counted.parameters
 
 

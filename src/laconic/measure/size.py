@@ -17,7 +17,7 @@ def parameters(module: "nn.Module", exclude: tuple[str, ...] = ()) -> int:
 
     Args:
         module: any network.
-        exclude: name patterns of submodules that do not count, e.g. ("edges",) for the activation quantizers of a program.
+        exclude: name patterns of submodules that do not count, e.g. ("_edges",) for the activation quantizers of a program.
     """
     return sum(tensor.numel() for tensor in _dense(module, exclude))
 

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor, fx, nn
 
 from laconic.errors import LaconicError
-from laconic.program.program import Input, Program, clone, tree
+from laconic.program.program import Input, Program, clone, training_flags, tree
 
 aten = torch.ops.aten
 Example: TypeAlias = tuple[Tensor, ...] | Mapping[str, Tensor]
 
+_MOMENTUM = 0.1
 _TORCH = str(Path(torch.__file__).parent)
 
 
@@ -42,11 +43,13 @@ def capture(model: nn.Module, example: Example) -> Program:
     with as_inference(model):
         exported = _export(model, arguments, keywords)
     module = exported.module(check_guards=False)
+    _keep_constants(module)
     _inline_wrapped(module)
     _flatten_signature(module)
     _make_functional(module.graph)
     for node in module.graph.nodes:
         node.meta = _kept_metadata(node)
+    _fix_flags(model, module.graph)
     module.graph.eliminate_dead_code()
     return clone(Program(tree(module), module.graph, _inputs(module.graph), _aliases(model, module.graph)))
 
@@ -54,8 +57,7 @@ def capture(model: nn.Module, example: Example) -> Program:
 def only_in_training(model: nn.Module) -> list[str]:
     """Name the parts of a model whose own Python looks at `training`, so that what they do only while training is not captured.
 
-    torch's own layers are not among them, but for batch norm that keeps a cumulative average (`momentum=None`): its statistics stay
-    as they are.
+    torch's own layers are not among them, but for batch norm that keeps a cumulative average (`momentum=None`).
     """
     found = []
     for name, module in model.named_modules():
@@ -63,13 +65,36 @@ def only_in_training(model: nn.Module) -> list[str]:
         if own and any("training" in code.co_names for code in _codes(type(module))):
             found.append(f"{name or 'the network'} ({type(module).__name__}): what its forward does only while training")
         if getattr(module, "running_mean", None) is not None and getattr(module, "momentum", 0) is None:
-            found.append(f"{name} ({type(module).__name__}): the cumulative average of its statistics")
+            found.append(f"{name} ({type(module).__name__}): its cumulative average; its statistics follow with a momentum of {_MOMENTUM}")
     return found
 
 
 def _codes(cls: type) -> list[CodeType]:
     methods = (value for value in vars(cls).values() if isinstance(value, FunctionType))
     return [method.__code__ for method in methods if method.__name__ not in ("__init__", "train", "eval")]
+
+
+def _keep_constants(module: fx.GraphModule) -> None:
+    """Make tensors that the model's Python made on the spot buffers, so that they are kept with the others."""
+    for node in module.graph.nodes:
+        name = str(node.target)
+        value = vars(module).get(name) if node.op == "get_attr" else None  # parameters and buffers are not plain attributes
+        if isinstance(value, Tensor):
+            delattr(module, name)
+            module.register_buffer(name, value, persistent=False)
+
+
+def _fix_flags(model: nn.Module, graph: fx.Graph) -> None:
+    """Mark flags that are on in eval mode too (statistics of the batch, dropout that always drops) to stay so; give a momentum to
+    batch norms that keep a cumulative average, which a graph cannot.
+    """
+    for node, position in training_flags(graph):
+        if node.args[position] is True:
+            node.meta["fixed"] = True
+        path = node.meta.get("module")
+        module = dict(model.named_modules()).get(path) if path is not None else None
+        if position == 5 and getattr(module, "momentum", 0.1) is None:
+            node.update_arg(6, _MOMENTUM)
 
 
 def _check_example(tensors: list[Tensor]) -> None:
@@ -103,9 +128,21 @@ def _export(model: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str,
         with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()), warnings.catch_warnings(action="ignore"):
             return torch.export.export(model, arguments, keywords, dynamic_shapes=shapes)
     except Exception as error:  # torch.export raises whatever the user's forward or its own tracer raises
-        raise LaconicError(_cannot_capture(model, error)) from error
+        raise LaconicError(_cannot_capture(model, _shown(model, arguments, keywords, error))) from error
     finally:
         logging.disable(logging.NOTSET)
+
+
+def _shown(model: nn.Module, arguments: tuple[Tensor, ...], keywords: dict[str, Tensor], error: Exception) -> Exception:
+    """Return an error that names a line: the tracer's, or what the model raises itself when the batch is another."""
+    if any(_is_users(frame.filename) for frame in traceback.extract_tb(error.__traceback__)):
+        return error
+    try:
+        with torch.no_grad():
+            model(*(torch.cat([t, t[:1]]) for t in arguments), **{name: torch.cat([t, t[:1]]) for name, t in keywords.items()})
+    except Exception as shown:  # the user's forward may raise anything
+        return shown
+    return error
 
 
 def _cannot_capture(model: nn.Module, error: Exception) -> str:
@@ -132,9 +169,13 @@ def _inline_wrapped(module: fx.GraphModule) -> None:
         region = node.args[at]
         body = module.get_submodule(region.target)
         assert isinstance(body, fx.GraphModule)
+        if "autocast" in node.target.__name__ and node.args[2] is not False:
+            raise LaconicError(
+                f"the autocast region at {node.meta.get('source', node.name)} cannot be captured: use autocast around the network, not in it"
+            )
         outputs = _copied(module.graph, body.graph, node, node.args[at + 1 :])
         if node.args[0] is False:  # the region's gradients are switched off: so are those of its outputs
-            outputs = [_detached(module.graph, output) for output in outputs]
+            outputs = [_detached(module.graph, output) if isinstance(output.meta.get("val"), Tensor) else output for output in outputs]
         for user in list(node.users):  # operator.getitem of the region's outputs
             user.replace_all_uses_with(outputs[user.args[1]])
             module.graph.erase_node(user)
@@ -180,6 +221,8 @@ def _make_functional(graph: fx.Graph) -> None:
         if functional is None:
             continue
         changed = node.args[0]
+        if any(order[user] < order[node] and _shares_memory(user) for user in changed.users):
+            continue
         node.target = functional
         for user in list(changed.users):
             if order[user] > order[node]:
@@ -194,11 +237,12 @@ def _functional(node: fx.Node) -> Any:
     namespace, name = schema.name.split("::")
     packet = getattr(getattr(torch.ops, namespace), name.removesuffix("_"), None)
     overload = getattr(packet, operation._overloadname, None)
-    return overload if name.endswith("_") and overload is not None and not _is_view(node.args[0]) else None
+    return overload if name.endswith("_") and overload is not None and not _shares_memory(node.args[0]) else None
 
 
-def _is_view(node: fx.Node) -> bool:
-    if node.op in ("placeholder", "get_attr"):
+def _shares_memory(node: fx.Node) -> bool:
+    """Say whether a value may be a view of another: then changing one in place changes both."""
+    if node.op in ("placeholder", "get_attr") or "dropout" in str(node.target):  # dropout in eval mode returns its input itself
         return True
     schema = getattr(node.target, "_schema", None)
     return schema is None or any(value.alias_info is not None for value in schema.returns)

@@ -8,18 +8,34 @@ from torch import fx
 
 from laconic.errors import LaconicError
 
+_KEPT = ("source", "module", "fixed")  # of a node's metadata
+
+_SYMBOLIC = (torch.sym_float, torch.sym_int, torch.sym_max, torch.sym_min, torch.sym_not)
+_ARITHMETIC = tuple(
+    getattr(operator, name)
+    for name in [
+        "getitem",
+        "add",
+        "sub",
+        "mul",
+        "floordiv",
+        "truediv",
+        "mod",
+        "neg",
+        "pow",
+        "eq",
+        "ne",
+        "lt",
+        "le",
+        "gt",
+        "ge",
+        "and_",
+        "or_",
+        "not_",
+    ]
+)
 _FUNCTIONS: dict[str, Any] = {  # the only Python functions that a program may call; everything else is an operation of torch
-    f"{function.__module__}.{function.__name__}": function
-    for function in (
-        operator.getitem,
-        operator.add,
-        operator.sub,
-        operator.mul,
-        operator.floordiv,
-        operator.mod,
-        operator.neg,
-        operator.truediv,
-    )
+    f"{function.__module__}.{function.__name__}": function for function in (*_ARITHMETIC, *_SYMBOLIC)
 }
 NAMED: dict[str, dict[str, Any]] = {  # values of torch that are written by name
     "dtype": {str(value): value for value in vars(torch).values() if isinstance(value, torch.dtype)},
@@ -40,7 +56,7 @@ def encode_graph(graph: fx.Graph) -> list[dict[str, Any]]:
 def _encode_node(node: fx.Node) -> dict[str, Any]:
     target = str(node.target) if node.op != "call_function" else _function_name(node)
     entry = {"op": node.op, "name": node.name, "target": target, "args": _encode(node.args), "kwargs": _encode(node.kwargs)}
-    return entry | {key: node.meta[key] for key in ("source", "module") if key in node.meta}
+    return entry | {key: node.meta[key] for key in _KEPT if key in node.meta}
 
 
 def _function_name(node: fx.Node) -> str:
@@ -122,6 +138,6 @@ def decode_graph(described: list[dict[str, Any]]) -> fx.Graph:
         if entry["op"] == "output" and isinstance(arguments[0], list):
             arguments = (tuple(arguments[0]),)
         node = graph.create_node(entry["op"], target, arguments, _decode(entry["kwargs"], nodes), entry["name"])
-        node.meta = {key: entry[key] for key in ("source", "module") if key in entry}
+        node.meta = {key: entry[key] for key in _KEPT if key in entry}
         nodes[entry["name"]] = node
     return graph

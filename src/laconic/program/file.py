@@ -1,7 +1,7 @@
 """A program as one file: its graph as JSON and its tensors, in the safetensors format, with checksums; no pickle, no source needed.
 
-The file is an ordinary safetensors file. Its metadata holds `laconic` (the version of this format), `program` (the graph) and `sha256` (of
-the graph and of every tensor), so anything flipped, cut or replaced is found before it is used.
+The file is an ordinary safetensors file. Its metadata has one entry, `laconic`: a JSON object with `format`, `program`
+(the graph) and `sha256` (of the graph and of every tensor), so anything flipped, cut or replaced is found before it is used.
 """
 
 import hashlib
@@ -13,11 +13,12 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, fx, nn
+from torch.nn.utils import parametrize
 
 from laconic.errors import LaconicError
 from laconic.files import write_bytes
 from laconic.program.encode import NAMED, decode_graph, encode_graph
-from laconic.program.program import Input, Program, holder, place
+from laconic.program.program import Input, Program, holder, own_tensors, place, read
 from laconic.program.represent import REPRESENTATIONS, Representation, edges, represent, represented
 from laconic.program.shapes import infer_shapes
 
@@ -32,7 +33,7 @@ def save(program: Program, path: Path) -> None:
     """
     tensors, described = _tensors(program), _describe(program)
     text = json.dumps(described, separators=(",", ":"))
-    metadata = {"laconic": FORMAT, "program": text, "sha256": _digest(text, tensors)}
+    metadata = {"laconic": json.dumps({"format": FORMAT, "sha256": _digest(text, tensors), "program": text})}
     write_bytes(path, serialize(tensors, metadata))
 
 
@@ -46,7 +47,9 @@ def load(path: Path) -> Program:
     described = json.loads(text)
     root = nn.Module()
     for entry in described["tensors"]:
-        place(root, entry["name"], tensors[entry["key"]], entry["trainable"])
+        place(root, entry["name"], tensors[entry["key"]], entry["parameter"], entry["persistent"])
+        if entry["parameter"]:
+            read(root, entry["name"]).requires_grad_(entry["trainable"])
     aliases = described["aliases"]
     for alias, name in aliases.items():
         place(root, alias, torch.empty(0))
@@ -82,19 +85,26 @@ def _edge_forms(program: Program) -> dict[str, Representation]:
 
 def _stored(program: Program, name: str) -> Tensor:
     module, attribute = holder(program, name)
-    chain: Any = getattr(module, "parametrizations", {})
-    value: Tensor = chain[attribute].original if attribute in chain else getattr(module, attribute)
-    return value
+    if not parametrize.is_parametrized(module, attribute):
+        value: Tensor = getattr(module, attribute)
+        return value
+    lists: Any = module.parametrizations
+    original: Tensor = lists[attribute].original
+    return original
 
 
 def _entries(program: Program) -> list[dict[str, Any]]:
     """Every stored tensor by the user's name, ties once."""
-    own = [name for name, _ in [*program.named_parameters(remove_duplicate=False), *program.named_buffers(remove_duplicate=False)]]
-    plain = [
-        name for name in own if ".parametrizations." not in f".{name}" and not name.startswith("edges.") and name not in program.aliases
-    ]
+    plain = [name for name in own_tensors(program) if name not in program.aliases]
     names = dict.fromkeys([*plain, *(name for name, _ in represented(program))])
-    return [{"name": name, "trainable": isinstance(_stored(program, name), nn.Parameter)} for name in names]
+    return [{"name": name, **_kind(program, name)} for name in names]
+
+
+def _kind(program: Program, name: str) -> dict[str, bool]:
+    module, attribute = holder(program, name)
+    value = _stored(program, name)
+    persistent = attribute not in module._non_persistent_buffers_set
+    return {"parameter": isinstance(value, nn.Parameter), "trainable": value.requires_grad, "persistent": persistent}
 
 
 def _describe(program: Program) -> dict[str, Any]:
@@ -155,10 +165,17 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
             tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise LaconicError(f"{path} is damaged or no program: {error}; write it again") from None
-    if "program" not in metadata:
-        raise LaconicError(f"{path} holds tensors but no program: give it as --weights beside a --model")
-    if metadata.get("laconic") != FORMAT:
-        raise LaconicError(f"{path} has format {metadata.get('laconic')}, this version of laconic reads format {FORMAT}")
-    if _digest(metadata["program"], tensors) != metadata.get("sha256"):
+    if "laconic" not in metadata:
+        raise LaconicError(
+            f"{path} holds tensors but no program: give it as --weights beside a --model, or write it again if it is damaged"
+        )
+    try:
+        header = json.loads(metadata["laconic"])
+        written, digest, text = header["format"], header["sha256"], header["program"]
+    except (ValueError, KeyError, TypeError):
+        raise LaconicError(f"{path} is damaged: its header is not whole; write it again") from None
+    if written != FORMAT:
+        raise LaconicError(f"{path} has format {written}, this version of laconic reads format {FORMAT}")
+    if _digest(text, tensors) != digest:
         raise LaconicError(f"{path} is damaged: its checksum differs from the one it was written with; write it again")
-    return metadata["program"], tensors
+    return text, tensors

@@ -1,12 +1,13 @@
 """Fold batch norm into the convolution or linear layer before it: the same function with fewer operations."""
 
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 from torch.nn.utils import parametrize
 
-from laconic.program.program import Program, holder, place, read, tidy
+from laconic.program.program import Program, holder, own_tensors, place, read, tidy
 from laconic.program.represent import Mask, represented
 
 aten = torch.ops.aten
@@ -57,13 +58,20 @@ def _fold(program: Program, layer: fx.Node, norm: fx.Node) -> None:
 def set_bias(program: Program, layer: fx.Node, value: Tensor) -> None:
     """Give a convolution or linear layer the bias `value` of shape (channels,), adding one where it has none."""
     bias = _argument(layer, 2)
-    name = str(bias.target) if bias is not None else str(_argument(layer, 1).target).rpartition(".")[0] + ".bias"
-    place(program, name.lstrip("."), value)
+    name = str(bias.target) if bias is not None else _free_name(program, str(_argument(layer, 1).target).rpartition(".")[0], "bias")
+    place(program, name, value)
     if bias is None:
         with program.graph.inserting_before(layer):
-            node = program.graph.get_attr(name.lstrip("."))
+            node = program.graph.get_attr(name)
         node.meta = {"val": value.detach()}
         layer.args = (*layer.args[:2], node, *layer.args[3:])
+
+
+def _free_name(program: Program, path: str, attribute: str) -> str:
+    """Return a name beside the layer's weight that no other tensor has."""
+    prefix = f"{path}." if path else ""
+    taken = set(own_tensors(program))
+    return next(name for i in count() if (name := f"{prefix}{attribute}_{i}" if i else f"{prefix}{attribute}") not in taken)
 
 
 def bias_of(program: Program, layer: fx.Node) -> Tensor | None:

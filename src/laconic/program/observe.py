@@ -31,7 +31,9 @@ def observe(
     """
     training = program.training
     program.eval()
-    with torch.no_grad():
-        for example in inputs:
-            _Observer(program, nodes, visit).run(*example)
-    program.train(training)
+    try:
+        with torch.no_grad():
+            for example in inputs:
+                _Observer(program, nodes, visit).run(*example)
+    finally:
+        program.train(training)

@@ -26,7 +26,6 @@ _TRAINING_FLAG: dict[Any, int] = {
     aten.rnn_tanh.input: 6,
     aten.rnn_relu.input: 6,
 }
-_RUNNING_MEAN = 3  # of batch and instance norm; without running statistics they use those of the batch in both modes
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Program(fx.GraphModule):
     def train(self, mode: bool = True) -> Self:
         """Switch dropout and normalization to training (or back); returns the program itself."""
         nn.Module.train(self, mode)
-        changed = [node.update_arg(position, mode) for node, position in _training_flags(self.graph) if node.args[position] != mode]
+        changed = [node.update_arg(position, mode) for node, position in training_flags(self.graph) if node.args[position] != mode]
         if changed:
             self.recompile()
         return self
@@ -79,11 +78,11 @@ class Program(fx.GraphModule):
         raise LaconicError("a program is not pickled: save it with laconic.program.save and read it with laconic.program.load")
 
 
-def _training_flags(graph: fx.Graph) -> Iterator[tuple[fx.Node, int]]:
+def training_flags(graph: fx.Graph) -> Iterator[tuple[fx.Node, int]]:
+    """Yield the nodes whose training flag follows the program's mode, with its position."""
     for node in graph.nodes:
         position = _TRAINING_FLAG.get(node.target)
-        statistics_of_batch = position == 5 and node.args[_RUNNING_MEAN] is None
-        if position is not None and not statistics_of_batch:
+        if position is not None and not node.meta.get("fixed"):
             yield node, position
 
 
@@ -133,21 +132,29 @@ def read(program: nn.Module, name: str) -> Tensor:
 
 def dense_state(program: Program) -> dict[str, Tensor]:
     """Return all tensors by the user's names as the graph reads them: dense, on the CPU, ties once."""
-    own = [name for name, _ in [*program.named_parameters(remove_duplicate=False), *program.named_buffers(remove_duplicate=False)]]
-    plain = [
-        name for name in own if ".parametrizations." not in f".{name}" and not name.startswith("edges.") and name not in program.aliases
-    ]
+    plain = [name for name in own_tensors(program) if name not in program.aliases]
     represented = [str(node.target) for node in program.graph.nodes if node.op == "get_attr"]
     return {name: read(program, name).detach().cpu().contiguous() for name in dict.fromkeys([*plain, *represented])}
 
 
-def _inside_representation(name: str) -> bool:
-    """Say whether a tensor belongs to a representation (of a weight or on an edge) and not to the user's network."""
-    return ".parametrizations." in f".{name}" or name.startswith("edges.")
+def own_tensors(program: Program) -> list[str]:
+    """Return the names of the network's parameters and buffers, ties under each name, without those that belong to representations."""
+    lists = [path for path, module in program.named_modules() if isinstance(module, parametrize.ParametrizationList)]
+    inside = tuple(f"{path}." for path in [*lists, *(str(node.target) for node in program.graph.nodes if node.op == "call_module")])
+    named = [*program.named_parameters(remove_duplicate=False), *program.named_buffers(remove_duplicate=False)]
+    return [name for name, _ in named if not name.startswith(inside)]
 
 
-def place(program: nn.Module, name: str, value: Tensor, trainable: bool = True) -> None:
-    """Put a new tensor under `name`, making the modules on the way; what was there is replaced."""
+def place(program: nn.Module, name: str, value: Tensor, trainable: bool = True, persistent: bool = True) -> None:
+    """Put a new tensor under `name`, making the modules on the way; what was there is replaced.
+
+    Args:
+        program: a program, or any tree of modules.
+        name: where, with dots.
+        value: the tensor; detached.
+        trainable: whether it is a parameter, or else a buffer.
+        persistent: of a buffer: whether it is part of the state dict.
+    """
     *path, attribute = name.split(".")
     module = program
     for part in path:
@@ -157,9 +164,9 @@ def place(program: nn.Module, name: str, value: Tensor, trainable: bool = True) 
     if attribute in module._parameters or attribute in module._buffers:
         delattr(module, attribute)
     if trainable:
-        module.register_parameter(attribute, nn.Parameter(value.detach()))
+        module.register_parameter(attribute, nn.Parameter(value.detach(), requires_grad=value.is_floating_point()))
     else:
-        module.register_buffer(attribute, value.detach())
+        module.register_buffer(attribute, value.detach(), persistent=persistent)
 
 
 def tidy(program: Program) -> None:
@@ -167,8 +174,8 @@ def tidy(program: Program) -> None:
     program.graph.eliminate_dead_code()
     read_names = {node.target for node in program.graph.nodes if node.op == "get_attr"}
     kept = read_names | {alias for alias, name in program.aliases.items() if name in read_names}
-    for name in [*dict(program.named_parameters(remove_duplicate=False)), *dict(program.named_buffers(remove_duplicate=False))]:
-        if name not in kept and not _inside_representation(name):
+    for name in own_tensors(program):
+        if name not in kept:
             module, attribute = holder(program, name)
             delattr(module, attribute)
     program.aliases = {alias: name for alias, name in program.aliases.items() if name in read_names}

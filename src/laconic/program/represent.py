@@ -7,6 +7,7 @@ the form really costs.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import count
 from typing import Any, Self
 
 import numpy as np
@@ -18,6 +19,8 @@ from torch.nn.utils import parametrize
 from laconic.numeric.rounding import broadcast, levels, pack_bits, round_through, unpack_bits
 from laconic.program.program import Program, holder, place, read
 
+_EDGES = "_edges"  # where representations of activations are held
+
 
 @dataclass(frozen=True)
 class Packed:
@@ -28,6 +31,7 @@ class Packed:
     bits: int | None = None  # of each code in `values`, which is then a string of bits; None: `values` are numbers as they are
     signed: bool = True  # codes are stored from 0; signed ones are shifted by 2^(bits-1)
     axis: int | None = None  # of the scales
+    bfloat16: bool = False  # whether `values` are the 16 bits of bfloat16 numbers, which NumPy lacks
 
     @property
     def bytes(self) -> int:
@@ -116,7 +120,7 @@ class Uniform(Representation):
         """Return the whole-number code of every entry, as float."""
         low, high = levels(self.bits, self.signed)
         scale, zero_point = self._grid(dense)
-        return torch.clamp(round_through(dense / scale) + zero_point, low, high)
+        return round_through(torch.clamp(dense / scale, low - zero_point, high - zero_point)) + zero_point
 
     def forward(self, dense: Tensor) -> Tensor:
         """Return the nearest level to every entry."""
@@ -161,11 +165,12 @@ def _give_holder(program: Program, name: str) -> str:
 
 def represent_edge(program: Program, node: fx.Node, representation: Representation) -> fx.Node:
     """Put a representation behind `node`: all its readers read the represented value. Returns the new node."""
-    name = f"edges.{node.name}"
-    if not hasattr(program, "edges"):
-        program.add_module("edges", nn.Module())
-    program.get_submodule("edges").add_module(node.name, representation)
-    return _insert_edge(program, node, name)
+    if _EDGES not in program._modules:
+        program.add_module(_EDGES, nn.Module())
+    home = program.get_submodule(_EDGES)
+    name = next(name for i in count() if (name := f"{node.name}_{i}" if i else node.name) not in home._modules)
+    home.add_module(name, representation)
+    return _insert_edge(program, node, f"{_EDGES}.{name}")
 
 
 def _insert_edge(program: Program, node: fx.Node, target: str) -> fx.Node:
@@ -224,7 +229,7 @@ def packed(program: nn.Module, name: str) -> Packed:
     name = _graph_name(program, name)
     dense, forms = read(program, name).detach().cpu(), representations(program, name)
     grid = next((form for form in reversed(forms) if isinstance(form, Uniform)), None)
-    values = dense.numpy().ravel()
+    values = (dense.view(torch.int16) if dense.dtype == torch.bfloat16 else dense).numpy().ravel().copy()
     arrays: dict[str, NDArray[Any]] = {}
     if grid is not None:
         low, _ = levels(grid.bits, grid.signed)
@@ -238,8 +243,9 @@ def packed(program: nn.Module, name: str) -> Packed:
         values = values[keep]
         arrays["keep"] = np.packbits(keep)
     arrays["values"] = values if grid is None else pack_bits(values, grid.bits)
-    form = (grid.bits, grid.signed, grid.axis) if grid else ()
-    return Packed(tuple(dense.shape), arrays, *form)
+    if grid is None:
+        return Packed(tuple(dense.shape), arrays, bfloat16=dense.dtype == torch.bfloat16)
+    return Packed(tuple(dense.shape), arrays, grid.bits, grid.signed, grid.axis)
 
 
 def unpacked(packed: Packed) -> Tensor:
@@ -250,7 +256,8 @@ def unpacked(packed: Packed) -> Tensor:
     if packed.bits is None:
         dense = np.zeros(size, dtype=values.dtype)
         dense[keep] = values
-        return torch.from_numpy(dense.reshape(packed.shape))
+        tensor = torch.from_numpy(dense.reshape(packed.shape))
+        return tensor.view(torch.bfloat16) if packed.bfloat16 else tensor
     codes = np.zeros(size, dtype=np.float32)
     codes[keep] = unpack_bits(values, packed.bits, int(keep.sum()))
     table = torch.from_numpy(codes.reshape(packed.shape)) + levels(packed.bits, packed.signed)[0]
@@ -263,5 +270,5 @@ def unpacked(packed: Packed) -> Tensor:
 def packed_bytes(program: Program) -> int:
     """Return the bytes of all tensors that the graph reads, each in its deployable form, ties counted once, and of the grids on edges."""
     grids = {id(form): form for form in edges(program).values()}
-    scales = sum(tensor.numel() * tensor.element_size() for form in grids.values() for tensor in form.state_dict().values())
+    scales: int = sum(tensor.numel() * tensor.element_size() for form in grids.values() for tensor in form.state_dict().values())
     return scales + sum(packed(program, name).bytes for name in tensor_names(program))

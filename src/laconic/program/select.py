@@ -54,7 +54,8 @@ def weights(program: Program, include: Iterable[str] = (), exclude: Iterable[str
     Raises:
         LaconicError: a pattern matches no weight, or nothing is left.
     """
-    found = [weight for weight in _all_weights(program) if weight.kind in set(kinds)]
+    kinds = set(kinds)
+    found = [weight for weight in _all_weights(program) if weight.kind in kinds]
     include, exclude = tuple(include), tuple(exclude)
     for pattern in (*include, *exclude):
         if not any(matches(weight.name, (pattern,)) for weight in found):

@@ -35,9 +35,18 @@ def _written(program: Program, module: nn.Module) -> nn.Module:
             owner._modules[attribute] = nn.Identity()
     for name in _names(program, module, held):
         value = read(program, program.aliases.get(name, name))
-        place(module, name, value.clone(), trainable=isinstance(value, nn.Parameter) or value.requires_grad)
+        _put(module, name, value)
     _retie(module, program.aliases)
     return module
+
+
+def _put(module: nn.Module, name: str, value: Tensor) -> None:
+    """Put a tensor where it was: as a parameter, frozen or not, or as a buffer, persistent or not."""
+    owner, attribute = holder(module, name)
+    before = owner._parameters.get(attribute)
+    place(module, name, value.clone(), attribute not in owner._buffers, attribute not in owner._non_persistent_buffers_set)
+    if before is not None and not before.requires_grad:
+        getattr(owner, attribute).requires_grad_(False)
 
 
 def _names(program: Program, module: nn.Module, held: set[str]) -> list[str]:
@@ -66,7 +75,7 @@ def _check_same(program: Program, module: nn.Module) -> None:
         with torch.no_grad(), as_inference(module):
             theirs, ours = module(*example), clone(program).eval()(*example)
         same = all(torch.allclose(a, b, rtol=1e-3, atol=1e-4) for a, b in zip(_tensors(theirs), _tensors(ours), strict=True))
-    except (RuntimeError, ValueError, TypeError) as error:
+    except (RuntimeError, ValueError, TypeError, AttributeError) as error:
         raise LaconicError(f"{type(module).__name__} cannot hold the compressed tensors ({error}); save the program instead") from error
     if not same:
         raise LaconicError(f"{type(module).__name__} computes something else with the compressed tensors; save the program instead")

@@ -12,7 +12,6 @@ from pydantic import Field
 from torch import Tensor, fx
 
 from laconic.context import Context
-from laconic.errors import LaconicError
 from laconic.numeric.ranges import Histogram, mean_square_range, percentile_range
 from laconic.numeric.rounding import asymmetric_grid, mean_square_scale, per_channel, symmetric_scale
 from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, represent, represent_edge, tidy, weights

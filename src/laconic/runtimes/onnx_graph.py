@@ -17,7 +17,8 @@ def fuse_padding(graph: "onnx.GraphProto") -> None:
     for pad in [node for node in graph.node if node.op_type == "Pad"]:
         readers = [node for node in graph.node if pad.output[0] in node.input]
         before = _zero_padding(graph, pad)
-        if before is None or not all(node.op_type == "Conv" and node.input[0] == pad.output[0] for node in readers):
+        is_output = pad.output[0] in {value.name for value in graph.output}
+        if before is None or not readers or is_output or not all(_can_pad(node, pad) for node in readers):
             continue
         for node in readers:
             own = next((list(attribute.ints) for attribute in node.attribute if attribute.name == "pads"), [0] * len(before))
@@ -27,6 +28,11 @@ def fuse_padding(graph: "onnx.GraphProto") -> None:
             node.input[0] = pad.input[0]
         graph.node.remove(pad)
     _drop_unread(graph)
+
+
+def _can_pad(node: "onnx.NodeProto", pad: "onnx.NodeProto") -> bool:
+    explicit = all(attribute.s in (b"", b"NOTSET") for attribute in node.attribute if attribute.name == "auto_pad")
+    return node.op_type == "Conv" and node.input[0] == pad.output[0] and pad.output[0] not in node.input[1:] and explicit
 
 
 def _zero_padding(graph: "onnx.GraphProto", pad: "onnx.NodeProto") -> list[int] | None:
@@ -56,13 +62,13 @@ def quantize_biases(graph: "onnx.GraphProto") -> None:
             continue
         scales = [numpy_helper.to_array(tensors[source.input[1]]) for source in sources if source is not None]
         scale = np.atleast_1d(scales[0] * scales[1]).astype(np.float32)
+        place = list(graph.node).index(node)
         codes = np.round(numpy_helper.to_array(bias) / scale.astype(np.float64))
         if np.abs(codes).max() >= 2**31 - 1:
             continue
-        name = f"{bias.name}_codes"
-        added = {name: codes.astype(np.int32), f"{bias.name}_scale": scale}
+        name = f"{bias.name}_codes_{place}"  # layers that share a bias have grids of their own
+        added = {name: codes.astype(np.int32), f"{name}_scale": scale}
         graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in added.items())
-        place = list(graph.node).index(node)
         graph.node.insert(place, helper.make_node("DequantizeLinear", list(added), [f"{name}_dense"], axis=0))
         node.input[2] = f"{name}_dense"
     _drop_unread(graph)

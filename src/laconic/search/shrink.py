@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from laconic.deliver import Delivery, Exported, Say, deliver, export, fastest_float, score, timed
-from laconic.errors import LaconicError
+from laconic.errors import LaconicError, NotApplicableError
 from laconic.job import Job
 from laconic.program import clone
 from laconic.receipt import Attempt, Budget, Receipt, missed
@@ -59,10 +59,16 @@ def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say:
     rungs = ladder(budget, job.splits.train is not None, epochs)
     for position, rung in enumerate(rungs, start=1):
         say(f"[{position}/{len(rungs)}] {rung.name}")
-        tried.append(_try(rung, job, baseline, budget, store, runtime))
+        try:
+            tried.append(_try(rung, job, baseline, budget, store, runtime))
+        except NotApplicableError as error:
+            say(f"      does not apply: {error}")
+            continue
         say(f"      {_words(tried[-1].attempt)}")
         if not tried[-1].attempt.missed:
             break
+    if not tried:
+        raise LaconicError("no recipe of the ladder applies to this network; give a recipe of your own to `laconic compress`")
     best = min(tried, key=lambda one: _shortfall(one.attempt, budget))
     attempts = tuple(one.attempt for one in tried)
     return deliver(Delivery(job, baseline, best.exported, best.compressed, best.attempt.recipe, budget, attempts), out, store, say)
