@@ -293,8 +293,9 @@ def test_the_journal_has_the_bytes_macs_and_scores_that_one_counts_by_hand():
     context = replace(vectors(), score=score)
     done = compress(line(), [Magnitude(sparsity=0.5), Static(bias_correction=False)], context)
     pruned, quantized = done.journal
-    # 12 weights and 3 biases of 4 bytes; then 6 weights of 4, 12 bits of mask, 3 biases; then 6 codes, the mask, 3 scales, 3 biases
-    assert [pruned.bytes_before, pruned.bytes_after, quantized.bytes_after] == [60, 6 * 4 + 2 + 12, 6 + 2 + 12 + 12]
+    # 12 weights and 3 biases of 4 bytes; then 6 weights of 4, 12 bits of mask, 3 biases; then 6 codes, the mask, 3 scales,
+    # 3 biases and the grid of the inputs
+    assert [pruned.bytes_before, pruned.bytes_after, quantized.bytes_after] == [60, 6 * 4 + 2 + 12, 6 + 2 + 12 + 12 + 8]
     assert {pruned.macs_before, pruned.macs_after, quantized.macs_before, quantized.macs_after} == {12}
     assert pruned.score_before == 0.78
     assert pruned.score_after == pytest.approx(0.57)

@@ -132,4 +132,4 @@ def test_the_command_ends_with_1_and_names_the_claim(folder, capfd):
     change(folder, "after", "accuracy")
     assert run("verify", folder, "--json") == 1
     checks = json.loads(capfd.readouterr().out)["checks"]
-    assert [check["name"] for check in checks if not check["ok"]] == ["accuracy after"]
+    assert [check["name"] for check in checks if not check["ok"]] == ["after.accuracy"]

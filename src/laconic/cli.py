@@ -5,7 +5,6 @@ Exit codes: 0 done, 1 a check failed, 2 a mistake in what was given, 3 the budge
 
 import json
 import math
-import signal
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -29,6 +28,7 @@ app = typer.Typer(
     help="A trained neural network, a way to score it and a budget in; a smaller, faster network with a measured receipt out.",
     epilog="Start with: laconic shrink --help",
 )
+_INTERRUPTED = 130  # what a shell says of a program ended by Ctrl-C
 _errors = Console(stderr=True, soft_wrap=True, highlight=False)
 
 Model = Annotated[
@@ -349,25 +349,17 @@ def _remove(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 
 
-class _StoppedError(BaseException):
-    """Ctrl-C: passes through every handler up to `main`."""
-
-
-def _stop(*_: object) -> None:
-    raise _StoppedError
-
-
 def main() -> None:
     """Run the command line; a mistake in what was given becomes one paragraph and exit code 2."""
-    signal.signal(signal.SIGINT, _stop)
     try:
         app()
     except LaconicError as error:
         _errors.print(f"[bold red]error:[/] {_plain(str(error))}")
         sys.exit(2)
-    except _StoppedError:
-        _errors.print("stopped; the same command goes on from here")
-        sys.exit(130)
+    except SystemExit as end:
+        if end.code == _INTERRUPTED:
+            _errors.print("stopped; the same command goes on from here")
+        raise
 
 
 def _plain(text: str) -> str:

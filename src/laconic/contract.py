@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from laconic.context import Context
 from laconic.errors import LaconicError
-from laconic.program import Mask, Program, Uniform, clone, dense_state, packed, weights
-from laconic.program.represent import edges, represented
+from laconic.program import Mask, Program, Uniform, clone, packed, weights
+from laconic.program.represent import edges, represented, tensor_names
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,14 @@ def state_of(program: Program) -> State:
 def fingerprint(program: Program) -> str:
     """Return a SHA-256 of the graph, of every tensor as the graph reads it, and of the form it is kept in."""
     digest = hashlib.sha256(str(program.graph).encode())
-    tensors = dense_state(program) | {
-        f"edge {node}.{key}": t for node, form in edges(program).items() for key, t in form.state_dict().items()
-    }
-    for name, tensor in tensors.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    for name, _ in represented(program):
-        for key, array in packed(program, name).arrays.items():
-            digest.update(f"{name} {key} {array.dtype} {array.shape}".encode() + array.tobytes())
+    for name in tensor_names(program):
+        form = packed(program, name)
+        digest.update(f"{name} {form.shape} {form.bits} {form.signed} {form.axis}".encode())
+        for key, array in form.arrays.items():
+            digest.update(f"{key} {array.dtype}".encode() + array.tobytes())
+    for node, edge in edges(program).items():
+        for key, tensor in edge.state_dict().items():
+            digest.update(f"{node} {key}".encode() + tensor.detach().cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -171,7 +171,7 @@ def _inline_wrapped(module: fx.GraphModule) -> None:
         assert isinstance(body, fx.GraphModule)
         if "autocast" in node.target.__name__ and node.args[2] is not False:
             raise LaconicError(
-                f"the autocast region at {node.meta.get('source', node.name)} cannot be captured: use autocast around the network, not in it"
+                f"the autocast region at {node.meta.get('source', node.name)} cannot be captured: put autocast around the network"
             )
         outputs = _copied(module.graph, body.graph, node, node.args[at + 1 :])
         if node.args[0] is False:  # the region's gradients are switched off: so are those of its outputs

@@ -110,7 +110,10 @@ class Uniform(Representation):
         return self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny)
 
     def _grid(self, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """Return step and zero point shaped for `dense`; the step's gradient is scaled by `1 / sqrt(entries per step * highest code)` (LSQ, section 2.2)."""
+        """Return step and zero point shaped for `dense`.
+
+        The step's gradient is scaled by `1 / sqrt(entries per step * highest code)` (Esser et al. 2020, section 2.2).
+        """
         top = levels(self.bits, self.signed)[1]
         share = (dense.numel() / self.scale.numel() * max(top, 1)) ** -0.5
         step = self.step.detach() + (self.step - self.step.detach()) * share
@@ -149,7 +152,7 @@ def represent(program: Program, name: str, representation: Representation) -> No
 
 
 def _give_holder(program: Program, name: str) -> str:
-    """Move a tensor of the root into a module of its own, since the program itself cannot be parametrized; the old name stays as an alias."""
+    """Move a tensor of the root into a module of its own, for a program cannot be parametrized; the old name stays as an alias."""
     moved = f"root.{name}"
     value = program._parameters[name]
     assert value is not None

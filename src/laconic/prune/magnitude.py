@@ -81,10 +81,10 @@ class Magnitude:
         if not any(bool(weight.value[zeroed].any()) for weight, zeroed in zip(chosen, marked, strict=True)):
             names = ", ".join(weight.name for weight in chosen)
             raise LaconicError(f"prune.Magnitude would zero no weight that is not zero already in {names}; ask for more")
+        _check_not_emptied(chosen, marked)
         for weight, zeroed in zip(chosen, marked, strict=True):
             represent(program, weight.name, Mask(~zeroed))
             context.note(f"{weight.name}: {zeroed.float().mean():.1%} of {zeroed.numel()} weights are zero")
-        _check_not_emptied(program, chosen)
         return program
 
     def _zeroed(self, values: list[Tensor]) -> list[Tensor]:
@@ -94,9 +94,8 @@ class Magnitude:
         return smallest_of_all(values, sparsity) if self.scope == "global" else [smallest(value, sparsity) for value in values]
 
 
-def _check_not_emptied(program: Program, chosen: list[Weight]) -> None:
-    after = weights(program, [weight.name for weight in chosen])
-    emptied = [weight.name for weight in after if not weight.value.any()]
+def _check_not_emptied(chosen: list[Weight], marked: list[Tensor]) -> None:
+    emptied = [weight.name for weight, zeroed in zip(chosen, marked, strict=True) if not weight.value[~zeroed].any()]
     if emptied:
         raise LaconicError(
             f"pruning left no weight at all in {', '.join(emptied)}; lower the sparsity or the quality, or exclude these layers"

@@ -12,6 +12,7 @@ from pydantic import Field
 from torch import Tensor, fx
 
 from laconic.context import Context
+from laconic.errors import NotApplicableError
 from laconic.numeric.ranges import Histogram, mean_square_range, percentile_range
 from laconic.numeric.rounding import asymmetric_grid, mean_square_scale, per_channel, symmetric_scale
 from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, represent, represent_edge, tidy, weights
@@ -47,10 +48,10 @@ class Static:
         """Register quantizers on weights and edges, then correct the biases."""
         folded = fold_batch_norm(program)
         chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in _KINDS]
-        if not chosen or edges(program):
-            raise LaconicError(
-                "quantize.Static found no convolution or linear layer" if not chosen else "this network's activations are quantized already"
-            )
+        if not chosen:
+            raise NotApplicableError("quantize.Static found no convolution or linear layer")
+        if edges(program):
+            raise NotApplicableError("this network's activations are quantized already")
         original = clone(program)
         for weight in chosen:
             represent(program, weight.name, self._weight_grid(weight))
