@@ -15,8 +15,8 @@ class NotApplicableError(LaconicError):
 def unknown(kind: str, name: str, known: Iterable[str]) -> LaconicError:
     """Say that `name` is no known `kind`, with the nearest names first.
 
-    >>> print(unknown("model", "resnet2", ["lenet5", "resnet20"]))
-    unknown model 'resnet2'; did you mean 'resnet20'? There are: lenet5, resnet20
+    >>> print(unknown("model", "resnet2", ["mobilenet_v2", "resnet20"]))
+    unknown model 'resnet2'; did you mean 'resnet20'? There are: mobilenet_v2, resnet20
     """
     known = sorted(known)
     near = difflib.get_close_matches(name, known, n=3, cutoff=0.6)
