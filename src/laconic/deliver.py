@@ -16,7 +16,7 @@ from laconic import data, fresh
 from laconic.data import Split, Splits
 from laconic.files import sha256, whole_file
 from laconic.fresh import File
-from laconic.job import Job, Origin, described, environment, prepare
+from laconic.job import Job, Origin, described, environment, portable, prepare
 from laconic.measure import Accuracy, Interval, macs, macs_per_node, median_interval, ratio_interval
 from laconic.program import Program, packed, save, weights
 from laconic.program.represent import represented
@@ -180,7 +180,7 @@ def _receipt(delivery: Delivery, before: Measurement, after: Measurement, single
         layers=layers(delivery.baseline.program, delivery.artifact.program, job),
         journal=delivery.compressed.journal,
         attempts=delivery.attempts,
-        command=shlex.join(["laconic", *sys.argv[1:]]),
+        command=shlex.join(["laconic", *(portable(Path(word)) or word for word in sys.argv[1:])]),
         version=__version__,
     )
 

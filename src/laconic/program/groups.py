@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laconic.program.axes import Algebra, Term
+from laconic.program.describe import describe
 from laconic.program.program import Program
-from laconic.program.walk import Walk, walk
+from laconic.program.walk import Walk
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def channel_groups(program: Program) -> list[Group]:
 
 def find(program: Program) -> Found:
     """Return the groups and the frozen axes of a program."""
-    state = walk(program)
+    state = describe(program)
     algebra, places = state.algebra, defaultdict[int, list[tuple[str, int, Term]]](list)
     frozen = []
     for name, axes in state.tensors.items():

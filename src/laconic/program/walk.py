@@ -1,15 +1,14 @@
-"""The walk that gives every value of a program its axes, operation by operation, by the rules of `rules.py`."""
+"""The state of a walk over a program that gives every value its axes; the rules of `rules.py` read and write it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from torch import Tensor, fx
+from torch import fx
 
 from laconic.program.axes import Algebra, MisfitError, Term, product
 from laconic.program.program import Program
-from laconic.program.shapes import shapes
 
 BATCH = 8191
 """The batch size that shapes are computed with: a prime beyond any other size, so that it is recognised wherever it is merged."""
@@ -85,71 +84,6 @@ def where(node: fx.Node) -> str:
     """Name an operation and the user's line that asked for it."""
     source = node.meta.get("source") or node.meta.get("module") or node.name
     return f"{node.target} at {source}"
-
-
-def walk(program: Program) -> Walk:
-    """Give every value of a program its axes."""
-    from laconic.program.rules import rule_for
-
-    state = Walk(program, shapes(program, BATCH))
-    for node in program.graph.nodes:
-        rule = {"placeholder": _placeholder, "get_attr": _tensor, "output": _output, "call_module": _edge}.get(node.op) or rule_for(node)
-        state.axes[node] = _apply(state, node, rule)
-    return state
-
-
-def _apply(state: Walk, node: fx.Node, rule: Rule | None) -> Value:
-    if rule is None and not any(isinstance(state.values.get(argument), Tensor) for argument in node.all_input_nodes):
-        return _unknown(state, node)
-    reason = f"{where(node)}: no rule for this operation"
-    if rule is not None:
-        try:
-            return rule(state, node)
-        except MisfitError as misfit:
-            reason = f"{where(node)}: {misfit}"
-    for argument in node.all_input_nodes:
-        for axes in _tensors_of(state.axes[argument]):
-            state.freeze(axes, reason)
-    return _unknown(state, node, reason)
-
-
-def _tensors_of(value: Value) -> list[Axes]:
-    if value is None:
-        return []
-    return [value] if not value or not isinstance(value[0], list) else value
-
-
-def _unknown(state: Walk, node: fx.Node, reason: str | None = None) -> Value:
-    value = state.values.get(node)
-    reason = reason or f"{where(node)}: a constant"
-    if isinstance(value, Tensor):
-        return [state.dimension(int(size), reason) for size in value.shape]
-    if isinstance(value, (tuple, list)) and any(isinstance(item, Tensor) for item in value):
-        return [[state.dimension(int(size), reason) for size in item.shape] if isinstance(item, Tensor) else [] for item in value]
-    return None
-
-
-def _placeholder(state: Walk, node: fx.Node) -> Axes:
-    if state.batch is None:
-        state.batch = state.algebra.new(BATCH, "the batch")
-    _, *others = state.shape(node)
-    return [state.batch, *(state.algebra.new(size, f"input {node.name!r}") for size in others)]
-
-
-def _tensor(state: Walk, node: fx.Node) -> Axes:
-    name = str(node.target)
-    if name not in state.tensors:
-        state.tensors[name] = [state.algebra.new(size) for size in state.shape(node)]
-    return state.tensors[name]
-
-
-def _output(state: Walk, node: fx.Node) -> Value:
-    for argument in node.all_input_nodes:
-        state.freeze(state.of(argument), "the network's output")
-
-
-def _edge(state: Walk, node: fx.Node) -> Axes:
-    return state.of(node.args[0])
 
 
 def is_pointwise(target: Any) -> bool:
