@@ -24,7 +24,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
 """The built-in networks: functions that build one, with its options by keyword."""
 
 
-def load(spec: str, weights: Path | None = None) -> nn.Module:
+def load(spec: str, weights: Path | str | None = None) -> nn.Module:
     """Build a network, on the CPU and in eval mode, and fill it with weights.
 
     Args:
@@ -35,6 +35,7 @@ def load(spec: str, weights: Path | None = None) -> nn.Module:
     Raises:
         LaconicError: an unknown name or option, an error in the user's function, or weights that do not fit.
     """
+    weights = Path(weights) if weights is not None else None
     place, _, query = spec.partition("?")
     name = place.removeprefix("zoo:")
     model = _built(name, query, weights) if ":" not in name else _own(spec)

@@ -21,7 +21,7 @@ _HOW = (
 )
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
+def load_weights(model: nn.Module, path: Path | str) -> None:
     """Fill `model` in place with the weights in `path`; when they do not fit, it stays as it was.
 
     Args:
@@ -31,6 +31,7 @@ def load_weights(model: nn.Module, path: Path) -> None:
     Raises:
         LaconicError: as `read_weights`; tensors that are missing, unexpected, of another shape, or not finite.
     """
+    path = Path(path)
     state = read_weights(path)
     expected = model.state_dict()
     _check_names(expected, state, path)
