@@ -367,3 +367,23 @@ def test_the_version_is_that_of_the_package():
     import importlib.metadata
 
     assert onnxruntime.version() == importlib.metadata.version("onnxruntime")
+
+
+class Windows(nn.Module):
+    """Attention within windows: five dimensions, with a learned bias of the scores."""
+
+    def __init__(self):
+        super().__init__()
+        self.qkv, self.bias = nn.Linear(8, 24), nn.Parameter(torch.randn(1, 2, 1, 5, 5))
+
+    def forward(self, x):
+        q, k, v = self.qkv(x).unflatten(-1, (3, 2, 4)).permute(3, 0, 4, 1, 2, 5).unbind(0)
+        return nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=self.bias).flatten(1)
+
+
+def test_attention_within_windows_is_written_and_computes_the_same(tmp_path):
+    example = (torch.randn(2, 3, 5, 8),)
+    program = capture(Windows(), example)
+    onnxruntime.export(program, example, tmp_path / "file.onnx")
+    found = onnxruntime.load(tmp_path / "file.onnx")(example[0].numpy())
+    torch.testing.assert_close(torch.from_numpy(found), program(*example).detach(), rtol=1e-4, atol=1e-5)

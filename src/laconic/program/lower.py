@@ -14,6 +14,8 @@ from laconic.numeric.rounding import broadcast
 from laconic.program.program import Program, clone, place, read, tidy
 from laconic.program.represent import Mask, Representation, Uniform, bake, edges, represented
 
+aten = torch.ops.aten
+
 _library = torch.library.Library("laconic", "DEF")
 _library.define("quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor")
 _library.define("dequantize(Tensor codes, Tensor scale, Tensor zero_point, int axis) -> Tensor")
@@ -126,3 +128,36 @@ def _lower_edge(program: Program, edge: fx.Node, form: Uniform) -> None:
 
 def _dtype(form: Uniform) -> torch.dtype:
     return torch.int8 if form.signed else torch.uint8
+
+
+def spell_out_attention(program: Program) -> None:
+    """Write attention on tensors that are not of four dimensions as matrix products and a softmax, in place.
+
+    Exporters know the fused operation for (batch, heads, positions, channels) only; windows and regions add dimensions.
+    """
+    for node in program.graph.nodes:
+        if node.target is aten.scaled_dot_product_attention.default and _can_be_spelled_out(node):
+            _spell_out(program.graph, node)
+    tidy(program)
+
+
+def _can_be_spelled_out(node: fx.Node) -> bool:
+    mask, causal = (node.args[at] if len(node.args) > at else None for at in (3, 5))
+    additive = mask is None or (isinstance(mask, fx.Node) and mask.meta["val"].is_floating_point())
+    return node.meta["val"].ndim != 4 and additive and not causal and not node.kwargs.get("enable_gqa")
+
+
+def _spell_out(graph: fx.Graph, node: fx.Node) -> None:
+    query, key, value = node.args[:3]
+    assert isinstance(query, fx.Node)
+    scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5
+    with graph.inserting_before(node):
+        scores = graph.call_function(aten.matmul.default, (query, graph.call_function(aten.transpose.int, (key, -2, -1))))
+        scores = graph.call_function(aten.mul.Tensor, (scores, scale))
+        if len(node.args) > 3 and node.args[3] is not None:
+            scores = graph.call_function(aten.add.Tensor, (scores, node.args[3]))
+        weights = graph.call_function(aten.softmax.int, (scores, -1))
+        result = graph.call_function(aten.matmul.default, (weights, value))
+    result.meta = dict(node.meta)
+    node.replace_all_uses_with(result)
+    graph.erase_node(node)

@@ -78,9 +78,10 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     Raises:
         LaconicError: the exporter or the runtime refuses the network, or a post-condition fails on the file.
     """
-    from laconic.program.lower import lower
+    from laconic.program.lower import lower, spell_out_attention
 
     lowered = lower(program, KEEPS)
+    spell_out_attention(lowered.program)
     model = _to_onnx(lowered.program, example)
     fuse_padding(model.graph)
     quantize_biases(model.graph)
@@ -151,12 +152,18 @@ def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelPr
             table = {quantize: quantize_linear, dequantize: dequantize_linear}
             written = torch.onnx.export(exported, dynamo=True, verbose=False, opset_version=_OPSET, custom_translation_table=table)
         except Exception as error:  # whatever the exporter raises
-            reason = str(error).strip().split("\n")[0][:300]
-            raise LaconicError(f"the network cannot be written as ONNX: {type(error).__name__}: {reason}") from error
+            raise LaconicError(f"the network cannot be written as ONNX: {_root(error)}") from error
         finally:
             logging.disable(logging.NOTSET)
     assert written is not None
     return written.model_proto
+
+
+def _root(error: BaseException) -> str:
+    """Name the first of a chain of errors: the exporter wraps it several times in pages of advice."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:300]}"
 
 
 def _checked(program: "Program", example: "tuple[Tensor, ...]", path: Path, lowered: "Lowered") -> Exported:
