@@ -548,3 +548,14 @@ def test_a_quantized_weight_is_written_back_dense():
     write_back(program, module)
     assert torch.equal(module.classifier.weight, (module.classifier.weight / 0.1).round() * 0.1)
     assert_close(module.eval()(*example), program(*example))
+
+
+def test_a_constant_made_inside_a_submodule_is_kept_and_saved(tmp_path):
+    def shift(self, x):
+        return x + torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1, 1)
+
+    module = nn.Sequential(conv(), Of(shift)).eval()
+    program = capture(module, (PICTURE,))
+    assert_close(program(PICTURE), module(PICTURE))
+    save(program, tmp_path / "program")
+    assert torch.equal(load(tmp_path / "program")(PICTURE), program(PICTURE))

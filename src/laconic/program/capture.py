@@ -77,11 +77,14 @@ def _codes(cls: type) -> list[CodeType]:
 def _keep_constants(module: fx.GraphModule) -> None:
     """Make tensors that the model's Python made on the spot buffers, so that they are kept with the others."""
     for node in module.graph.nodes:
-        name = str(node.target)
-        value = vars(module).get(name) if node.op == "get_attr" else None  # parameters and buffers are not plain attributes
+        if node.op != "get_attr":
+            continue
+        path, _, attribute = str(node.target).rpartition(".")
+        owner = module.get_submodule(path)
+        value = vars(owner).get(attribute)  # parameters and buffers are not plain attributes
         if isinstance(value, Tensor):
-            delattr(module, name)
-            module.register_buffer(name, value, persistent=False)
+            delattr(owner, attribute)
+            owner.register_buffer(attribute, value, persistent=False)
 
 
 def _fix_flags(model: nn.Module, graph: fx.Graph) -> None:
