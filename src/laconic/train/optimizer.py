@@ -52,3 +52,5 @@ def restore(optimizer: Optimizer, tensors: dict[str, Tensor]) -> None:
         index, name = key.split(".", 1)
         states.setdefault(int(index), {})[name] = value
     optimizer.load_state_dict({"state": states, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, state in optimizer.state.items():  # the fused kernels want them laid out alike
+        state.update({name: torch.empty_like(parameter).copy_(value) for name, value in state.items() if value.shape == parameter.shape})
