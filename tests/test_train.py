@@ -61,6 +61,7 @@ PLAIN = Training(epochs=3, batch=64)
 VARIANTS = {
     "sgd": Training(epochs=4, batch=64, ema=0.9, keep="best", learning_rate=0.05),
     "adamw": Training(epochs=4, batch=64, optimizer="adamw", ema=0.9, learning_rate=0.01, schedule="one-cycle", clip=1.0),
+    "channels last": Training(epochs=4, batch=64, ema=0.9, learning_rate=0.05, channels_last=True),
     "best": Training(epochs=4, batch=64, keep="best", patience=3, learning_rate=0.05, autocast="off"),
 }
 
