@@ -12,6 +12,9 @@ from laconic.context import Context
 from laconic.data import Dataset, Split, Splits, split
 from laconic.program import Program, capture, clone
 from laconic.train import Training, fit
+from laconic.zoo.timm import mend_torchvision
+
+mend_torchvision()  # before timm and transformers, where a test needs them
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -208,7 +208,7 @@ def test_schema_is_json_and_names_every_step(capfd):
     assert all(name in printed for name in step_classes())
 
 
-@pytest.mark.parametrize("command", ["", "shrink", "compress", "train", "measure", "export", "verify", "report", "schema"])
+@pytest.mark.parametrize("command", ["", "shrink", "compress", "train", "measure", "export", "groups", "verify", "report", "schema"])
 def test_help_of_every_command_says_what_it_does(command, capfd):
     assert run(*command.split(), "--help") == 0
     printed = capfd.readouterr().out

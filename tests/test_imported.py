@@ -62,6 +62,15 @@ def test_options_are_read_by_their_annotations():
     assert options(loader, "", "mine") == {}
 
 
+def free(place: Path, /, width: int = 1, **settings: object) -> None: ...
+
+
+def test_a_function_that_takes_any_setting_gets_numbers_and_truths_as_such():
+    query = "width=2&depth=3&rate=0.5&pretrained=true&kind=patch&sizes=[1,2]&settings=1"
+    found = {"width": 2, "depth": 3, "rate": 0.5, "pretrained": True, "kind": "patch", "sizes": [1, 2], "settings": 1}
+    assert options(free, query, "mine") == found
+
+
 @pytest.mark.parametrize(
     ("query", "message"),
     [

@@ -31,7 +31,7 @@ LAYERS = (
     {"recipe"},
     {"fresh"},
     {"job"},
-    {"deliver"},
+    {"deliver", "anatomy"},
     {"verify", "search"},
     {"verbs"},
     {"report"},

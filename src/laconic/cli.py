@@ -35,8 +35,8 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn), your own "
-        "[bold]file.py:factory[/] or [bold]package.module:factory[/] (called without arguments, "
+        help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn), [bold]timm:NAME[/], "
+        "your own [bold]file.py:factory[/] or [bold]package.module:factory[/] (called without arguments, "
         "returns a torch.nn.Module), or a saved [bold]program.safetensors[/].",
     ),
 ]
@@ -260,6 +260,50 @@ def export(
     counts = f"{written.integer_tensors} integer tensors, {written.integer_kernels} integer kernels executed"
     text = f"{out}: {result['file_bytes']:,} bytes, {counts}"
     _print(result, text, as_json)
+
+
+@app.command()
+def groups(
+    model: Annotated[
+        str,
+        typer.Argument(
+            help="The network, as for --model: [bold]zoo:NAME[/], [bold]timm:NAME[/], [bold]file.py:factory[/], "
+            "[bold]package.module:factory[/], or a saved [bold]program.safetensors[/]."
+        ),
+    ],
+    written: Annotated[
+        str | None,
+        typer.Option(
+            "--input",
+            metavar="SHAPE",
+            help="What it takes, where that is not known: one example without the batch, [bold]3x224x224[/], or [bold]128:int64[/] for "
+            "token ids; several inputs separated by commas.",
+        ),
+    ] = None,
+    weights: Weights = None,
+    data: Annotated[str | None, typer.Option(help="Data that shows what it takes, as for shrink.")] = None,
+    data_root: DataRoot = None,
+    as_json: Json = False,
+) -> None:
+    """List the channel groups of a network (what can be cut, and what each group carries), and what must stay whole, with the reason.
+
+    MACs and bytes of a group are all that its channels take part in. Beside them stands what the first channel to be cut takes with it.
+    A product counts for the group of its rows and for that of its columns, so the shares add up to more than the network.
+    A group is exact when cutting channels computes what zeroing the weights that make and read them would.
+
+    [bold]Example[/]: laconic groups mine.py:bert --input 128:int64
+    """
+    from laconic.anatomy import anatomy, plain
+    from laconic.job import Origin
+    from laconic.report import frozen_table, groups_table
+
+    found = anatomy(Origin(model, data or "", weights, data_root), written)
+    if as_json:
+        sys.stdout.write(json.dumps(plain(found), indent=2) + "\n")
+        return
+    console = Console()
+    console.print(groups_table(found))
+    console.print(frozen_table(found))
 
 
 @app.command()

@@ -11,10 +11,13 @@ from torch import Tensor, nn
 from laconic.data import Split, Splits
 from laconic.errors import LaconicError
 from laconic.program import Program
-from laconic.train import Fitted, Loss, Training, cross_entropy, fit, top1
+from laconic.train import AfterBatch, Fitted, Loss, Training, cross_entropy, fit, top1
 
 Score: TypeAlias = Callable[[nn.Module, Split], float]
 """How good a network is on a split; higher is better. For classifiers: the share of right answers."""
+
+Latency: TypeAlias = Callable[[Program, Program], float]
+"""The time that the second program takes on the runtime, as a share of the first's."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,7 @@ class Context:
     teacher: Program | None = None  # the network as it came; `compress` sets it where it is None
     device: str = "cpu"
     seed: int = 0
+    latency: Latency | None = None  # times programs on the runtime; `compress` sets it where it is None
     folder: Path | None = None  # where unfinished training keeps its checkpoints; None: nowhere
     notes: list[str] = field(default_factory=list)  # what steps say to the reader of the receipt
 
@@ -49,8 +53,15 @@ class Context:
         for inputs, _ in self.splits.calibration.batches(batch):
             yield inputs.to(self.device)
 
-    def fit(self, program: Program, training: Training, loss: Loss = cross_entropy, progress: str = "training") -> Fitted:
-        """Train `program` in place on the training split, resuming a checkpoint of the same training where there is one.
+    def fit(
+        self,
+        program: Program,
+        training: Training,
+        loss: Loss = cross_entropy,
+        progress: str = "training",
+        after_batch: AfterBatch | None = None,
+    ) -> Fitted:
+        """Train `program` in place on the training split, resuming a checkpoint of the same training where there is one; see `train.fit`.
 
         Raises:
             LaconicError: there is no training data.
@@ -70,5 +81,6 @@ class Context:
             seed=self.seed,
             device=self.device,
             folder=self.folder,
+            after_batch=after_batch,
             progress=progress,
         )

@@ -3,6 +3,7 @@
 import importlib
 import importlib.util
 import inspect
+import json
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -51,12 +52,14 @@ def call(spec: str, kind: str) -> object:
     if not callable(function):
         raise LaconicError(f"the {kind} {place} must be a function without arguments; it is a {type(function).__name__}")
     arguments = options(function, query, place)
-    with _told(f"the {kind} {place}", place.rpartition(":")[0]):
+    with told(f"the {kind} {place}", place.rpartition(":")[0]):
         return function(**arguments)
 
 
 def options(function: Callable[..., object], query: str, owner: str) -> dict[str, Any]:
     """Read `size=32&mean=128` as arguments of `function`, by its annotations; its positional-only parameters are no options.
+
+    Where it takes `**settings`, any other name is an option too: a number, true, false or null as in JSON, or else text.
 
     Args:
         function: whose parameters are the options.
@@ -69,12 +72,22 @@ def options(function: Callable[..., object], query: str, owner: str) -> dict[str
     if not query:
         return {}
     parameters = inspect.signature(function, eval_str=True).parameters.values()
-    known = {parameter.name: parameter.annotation for parameter in parameters if parameter.kind is not parameter.POSITIONAL_ONLY}
+    named = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    known = {parameter.name: parameter.annotation for parameter in parameters if parameter.kind in named}
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     try:
         given = parse_qsl(query, keep_blank_values=True, strict_parsing=True)
     except ValueError:
         raise LaconicError(f"options of {owner} are written name=value&name=value; got {query!r}") from None
-    return {name: _value(name, text, known, owner) for name, text in given}
+    return {name: _literal(text) if takes_any and name not in known else _value(name, text, known, owner) for name, text in given}
+
+
+def _literal(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value
 
 
 def _value(name: str, text: str, known: dict[str, Any], owner: str) -> object:
@@ -98,14 +111,14 @@ def _from_file(path: Path, kind: str) -> ModuleType:
     assert found is not None  # the suffix is .py
     assert found.loader is not None
     module = sys.modules[name] = importlib.util.module_from_spec(found)
-    with _told(f"importing {path}", str(path)):
+    with told(f"importing {path}", str(path)):
         found.loader.exec_module(module)
     return module
 
 
 def _from_package(place: str, kind: str) -> ModuleType:
     _reachable(Path.cwd())
-    with _told(f"importing {place} for the {kind}", place):
+    with told(f"importing {place} for the {kind}", place):
         return importlib.import_module(place)
 
 
@@ -115,7 +128,7 @@ def _reachable(folder: Path) -> None:
 
 
 @contextmanager
-def _told(what: str, place: str) -> Iterator[None]:
+def told(what: str, place: str) -> Iterator[None]:
     """Turn what the user's code raises into a LaconicError that says where, preferring the frames in `place`."""
     try:
         with redirect_stdout(sys.stderr):  # standard output is for results

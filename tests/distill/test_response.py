@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from laconic.data import Split, Splits
 from laconic.distill import Response
-from laconic.distill.response import response_loss, softened_divergence
+from laconic.train.imitation import response_loss, softened_divergence
 from laconic.errors import LaconicError
 from laconic.program import capture, clone
 from laconic.recipe import apply

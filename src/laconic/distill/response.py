@@ -6,54 +6,15 @@ divergence is taken in place of the cross-entropy (they differ by the teacher's 
 loss zero.
 """
 
-import hashlib
 from typing import Annotated, ClassVar
 
-import torch
 from pydantic import Field
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 from laconic.context import Context
 from laconic.errors import LaconicError
 from laconic.program import Program, clone
 from laconic.step import step
-from laconic.train import Loss, Training
-
-
-def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return `T^2 KL(softmax(teacher / T) || softmax(student / T))`, averaged over the batch.
-
-    Args:
-        student: logits (batch, classes).
-        teacher: logits (batch, classes).
-        temperature: T, above 0; the higher, the more the small probabilities count.
-
-    Returns:
-        Scalar, zero when both agree up to a constant per example.
-    """
-    ours, theirs = F.log_softmax(student / temperature, dim=-1), F.log_softmax(teacher / temperature, dim=-1)
-    return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
-
-
-def response_loss(teacher: nn.Module, temperature: float, alpha: float) -> Loss:
-    """Return the loss `alpha T^2 KL + (1 - alpha) CE` against a teacher, which is run without gradient."""
-
-    def loss(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
-        with torch.no_grad():
-            target = teacher(inputs).float()
-        logits = model(inputs).float()
-        return alpha * softened_divergence(logits, target, temperature) + (1 - alpha) * F.cross_entropy(logits, labels)
-
-    loss.__dict__["teacher"] = _fingerprint(teacher)  # so that a checkpoint of another teacher's training is not gone on with
-    return loss
-
-
-def _fingerprint(network: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in network.state_dict().items():
-        digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+from laconic.train import Training, response_loss
 
 
 @step

@@ -198,6 +198,16 @@ class Algebra:
                     channels = np.maximum(np.repeat(channels, len(inner)), np.tile(inner, len(channels)))
                 return channels
 
+    def is_squared(self, term: Term, number: int) -> bool:
+        """Say whether a product in a term has a symbol in two of its factors, so that a position belongs to two channels."""
+        match self._head(term):
+            case Sum(parts):
+                return any(self.is_squared(part, number) for part in parts)
+            case Product(factors):
+                having = [factor for factor in factors if number in self.leaves(factor)]
+                return len(having) > 1 or any(self.is_squared(factor, number) for factor in having)
+        return False
+
     def _head(self, term: Term) -> Term:
         while isinstance(term, Symbol) and term.number in self.bound:
             term = self.bound[term.number]

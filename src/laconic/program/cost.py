@@ -1,16 +1,16 @@
 """What each operation costs in multiply-accumulates and each tensor in bytes, from the algebra: of a program as it is, or after a cut."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from math import prod
 from typing import Any, TypeAlias
 
 import torch
-from torch import fx
 
 from laconic.program.axes import Keep
 from laconic.program.represent import packed
 from laconic.program.sizes import Sizes
-from laconic.program.walk import BATCH, Node, Walk
+from laconic.program.walk import BATCH, Axes, Node, Walk
 
 aten = torch.ops.aten
 
@@ -18,20 +18,55 @@ _Count: TypeAlias = Callable[[Node, Sizes], int]
 _COUNTS: dict[Any, _Count] = {}
 
 
-def macs(walk: Walk, keep: Keep | None = None) -> dict[fx.Node, int]:
-    """Return the multiply-accumulates of one example at every operation that multiplies, when symbols keep their channels.
+@dataclass(frozen=True)
+class Cost:
+    """What one operation or one tensor costs, as a function of the sizes."""
 
-    It counts what `measure.macs` counts on the operations that run, without running them.
+    name: str  # of the node, or of the tensor
+    symbols: frozenset[int]  # on whose channels it depends
+    of: Callable[[Sizes], int]
+
+
+def mac_costs(walk: Walk) -> list[Cost]:
+    """Return the multiply-accumulates of one example at every operation that multiplies.
+
+    They are what `measure.macs` counts on the operations that run, without running them.
     """
+    return [_mac_cost(walk, node) for node in walk.program.graph.nodes if node.target in _COUNTS]
+
+
+def byte_costs(walk: Walk) -> list[Cost]:
+    """Return the bytes of every tensor in its deployable form."""
+    return [_byte_cost(walk, name, axes) for name, axes in walk.tensors.items()]
+
+
+def macs(walk: Walk, keep: Keep | None = None) -> dict[str, int]:
+    """Return the multiply-accumulates of one example by node, when symbols keep their channels."""
     sizes = Sizes(walk, keep or {})
-    return {node: _COUNTS[node.target](node, sizes) // BATCH for node in walk.program.graph.nodes if node.target in _COUNTS}
+    return {cost.name: cost.of(sizes) for cost in mac_costs(walk)}
 
 
 def stored_bytes(walk: Walk, keep: Keep | None = None) -> dict[str, int]:
     """Return the bytes of every tensor in its deployable form, when symbols keep their channels."""
-    whole, after = Sizes(walk, {}), Sizes(walk, keep or {})
-    shares = {name: prod(map(after.of, axes)) / max(prod(map(whole.of, axes)), 1) for name, axes in walk.tensors.items()}
-    return {name: round(packed(walk.program, name).bytes * share) for name, share in shares.items()}
+    sizes = Sizes(walk, keep or {})
+    return {cost.name: cost.of(sizes) for cost in byte_costs(walk)}
+
+
+def _mac_cost(walk: Walk, node: Node) -> Cost:
+    involved = [each for each in (node, *node.all_input_nodes) for each in _axes(walk.axes.get(each))]
+    symbols = frozenset(leaf for term in involved for leaf in walk.algebra.leaves(term))
+    return Cost(node.name, symbols, lambda sizes: _COUNTS[node.target](node, sizes) // BATCH)
+
+
+def _axes(value: Any) -> Axes:
+    """Return the axes of a value, or of all tensors of a list of them."""
+    return [] if value is None else [term for axes in value for term in axes] if value and isinstance(value[0], list) else value
+
+
+def _byte_cost(walk: Walk, name: str, axes: Axes) -> Cost:
+    stored, entries = packed(walk.program, name).bytes, max(prod(map(walk.algebra.size, axes)), 1)
+    symbols = frozenset(leaf for term in axes for leaf in walk.algebra.leaves(term))
+    return Cost(name, symbols, lambda sizes: round(stored * prod(map(sizes.of, axes)) / entries))
 
 
 def _counts(*targets: Any) -> Callable[[_Count], _Count]:

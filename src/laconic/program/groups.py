@@ -15,6 +15,8 @@ from laconic.program.describe import describe
 from laconic.program.program import Program
 from laconic.program.walk import Walk
 
+_TWICE = "a product has these channels twice, so that what it is made of belongs to two of them"
+
 
 @dataclass(frozen=True)
 class Slot:
@@ -23,6 +25,12 @@ class Slot:
     tensor: str
     axis: int
     channel: NDArray[np.int64]  # (size of the axis,): the channel of each position, -1 where to none
+
+    def positions(self, channels: int) -> NDArray[np.int64]:
+        """Return the positions of each channel, (channels, k); none, (channels, 0), where channels have different numbers of them."""
+        order = np.argsort(self.channel, kind="stable")[np.count_nonzero(self.channel < 0) :]
+        even = len(np.unique(np.bincount(self.channel[order], minlength=channels))) == 1
+        return order.reshape(channels, -1) if even else np.zeros((channels, 0), dtype=np.int64)
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,7 @@ def _group(algebra: Algebra, leaf: int, places: list[tuple[str, int, Term]]) -> 
     slots = tuple(Slot(name, axis, algebra.channel_of(term, leaf)) for name, axis, term in places)
     first = next((slot for slot in slots if slot.axis == 0), slots[0])
     name = f"{first.tensor}[{first.axis}]" + _part(first, algebra.sizes[leaf])
-    reason = algebra.inexact.get(leaf, "")
+    reason = algebra.inexact.get(leaf, "") or next((_TWICE for _, _, term in places if algebra.is_squared(term, leaf)), "")
     return Group(name, algebra.sizes[leaf], slots, not reason, reason, leaf in algebra.heads, leaf)
 
 

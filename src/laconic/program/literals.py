@@ -10,8 +10,9 @@ from typing import Any, TypeAlias
 import torch
 from torch import fx
 
+from laconic.program.rules.table import enter
 from laconic.program.sizes import Sizes
-from laconic.program.walk import Node
+from laconic.program.walk import Node, argument
 
 aten = torch.ops.aten
 
@@ -19,109 +20,121 @@ Update: TypeAlias = Callable[[fx.Node, Sizes], tuple[tuple[Any, ...], dict[str, 
 LITERALS: dict[Any, Update] = {}
 
 
-def _literal(*targets: Any) -> Callable[[Update], Update]:
-    def register(update: Update) -> Update:
-        for target in targets:
-            overloads = [getattr(target, name) for name in target.overloads()] if hasattr(target, "overloads") else [target]
-            LITERALS.update(dict.fromkeys(overloads, update))
-        return update
-
-    return register
-
-
-def _with(node: Node, position: int, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _with(node: Node, name: str, value: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return a node's arguments with another one of that name."""
+    position = [declared.name for declared in node.target._schema.arguments].index(name)
+    if position >= len(node.args):
+        return tuple(node.args), {**node.kwargs, name: value}
     return (*node.args[:position], value, *node.args[position + 1 :]), dict(node.kwargs)
 
 
-@_literal(aten.view, aten.reshape, aten._unsafe_view, aten.expand)
+def _sized(node: Node, name: str, sizes: Sizes, after: list[int]) -> Any:
+    written = argument(node, name)
+    return _with(node, name, [sizes.literal(before, size) for before, size in zip(written, after, strict=True)])
+
+
+@enter(LITERALS, aten.view.default, aten._unsafe_view, aten.expand, aten.broadcast_to, aten.zeros, aten.ones, aten.full)
+@enter(LITERALS, aten.empty.memory_format, aten.new_zeros, aten.new_ones, aten.new_full, aten.new_empty)
 def _shape(node: Node, sizes: Sizes) -> Any:
-    written: Any = node.args[1]
-    after = sizes.shape(node)
-    return _with(node, 1, [sizes.literal(before, size) for before, size in zip(written, after, strict=True)])
+    return _sized(node, "size", sizes, sizes.shape(node))
 
 
-@_literal(aten.zeros, aten.ones, aten.full, aten.empty)
-def _created(node: Node, sizes: Sizes) -> Any:
-    return _with(node, 0, [sizes.literal(before, size) for before, size in zip(node.args[0], sizes.shape(node), strict=True)])
+@enter(LITERALS, aten.reshape)
+def _reshaped(node: Node, sizes: Sizes) -> Any:
+    return _sized(node, "shape", sizes, sizes.shape(node))
 
 
-@_literal(aten.new_zeros, aten.new_ones, aten.new_full)
-def _created_like(node: Node, sizes: Sizes) -> Any:
-    return _with(node, 1, [sizes.literal(before, size) for before, size in zip(node.args[1], sizes.shape(node), strict=True)])
-
-
-@_literal(aten.unflatten)
+@enter(LITERALS, aten.unflatten.int)
 def _unflattened(node: Node, sizes: Sizes) -> Any:
-    written: Any = node.args[2]
-    at = int(node.args[1]) % len(sizes.state.of(node.args[0]))
-    after = sizes.shape(node)[at : at + len(written)]
-    return _with(node, 2, [sizes.literal(before, size) for before, size in zip(written, after, strict=True)])
+    at = int(argument(node, "dim")) % len(sizes.state.of(node.args[0]))
+    return _sized(node, "sizes", sizes, sizes.shape(node)[at : at + len(argument(node, "sizes"))])
 
 
-@_literal(aten.conv1d, aten.conv2d, aten.conv3d, aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
-def _groups(node: Node, sizes: Sizes) -> Any:
-    if len(node.args) <= 6 or node.args[6] == 1:
+@enter(LITERALS, aten.squeeze)
+def _squeezed(node: Node, sizes: Sizes) -> Any:
+    """Only what was of size 1 before is dropped, whatever has become of size 1."""
+    before = [sizes.state.algebra.size(term) for term in sizes.state.of(node.args[0])]
+    after, dims = sizes.shape(node.args[0]), argument(node, "dim")
+    asked = range(len(before)) if dims is None else [dim % len(before) for dim in ([dims] if isinstance(dims, int) else dims)]
+    if all(before[dim] == 1 or after[dim] != 1 for dim in asked):
         return None
-    channels = sizes.shape(node.args[0])[1]
-    weight = sizes.state.of(node.args[1])
-    transposed = "transpose" in str(node.target)
-    if transposed:
-        out = sizes.shape(node)[1]
-        return _with(node, 6, out // sizes.of(weight[1]))
-    return _with(node, 6, channels // sizes.of(weight[1]))
+    node.target = aten.squeeze.dims
+    return (node.args[0], [dim for dim in asked if before[dim] == 1]), {}
 
 
-@_literal(aten.layer_norm, aten.rms_norm)
+@enter(LITERALS, aten.conv1d, aten.conv2d, aten.conv3d)
+def _groups(node: Node, sizes: Sizes) -> Any:
+    if argument(node, "groups") == 1:
+        return None
+    return _with(node, "groups", sizes.shape(node.args[0])[1] // sizes.shape(node.args[1])[1])
+
+
+@enter(LITERALS, aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d)
+def _transposed_groups(node: Node, sizes: Sizes) -> Any:
+    if argument(node, "groups") == 1:
+        return None
+    return _with(node, "groups", sizes.shape(node)[1] // sizes.shape(node.args[1])[1])
+
+
+@enter(LITERALS, aten.layer_norm, aten.rms_norm)
 def _normalized(node: Node, sizes: Sizes) -> Any:
-    return _with(node, 1, sizes.shape(node)[-len(node.args[1]) :])
+    return _with(node, "normalized_shape", sizes.shape(node)[-len(argument(node, "normalized_shape")) :])
 
 
-@_literal(aten.group_norm)
+@enter(LITERALS, aten.group_norm)
 def _norm_groups(node: Node, sizes: Sizes) -> Any:
-    groups = int(node.args[1])
-    term = sizes.state.of(node.args[0])[1]
-    outer, _ = sizes.state.algebra.split_product(term, groups, sizes.state.algebra.size(term) // groups)
-    return _with(node, 1, sizes.of(outer))
+    algebra, groups, term = sizes.state.algebra, int(argument(node, "num_groups")), sizes.state.of(node.args[0])[1]
+    outer, _ = algebra.split_product(term, groups, algebra.size(term) // groups)
+    return _with(node, "num_groups", sizes.of(outer))
 
 
-@_literal(aten.split, aten.split_with_sizes, aten.chunk, aten.tensor_split)
+@enter(LITERALS, aten.repeat_interleave.self_int)
+def _interleaved(node: Node, sizes: Sizes) -> Any:
+    return tuple(node.args), {name: value for name, value in node.kwargs.items() if name != "output_size"}
+
+
+@enter(LITERALS, aten.split.Tensor, aten.split.sizes, aten.split_with_sizes, aten.chunk, aten.tensor_split)
 def _split(node: Node, sizes: Sizes) -> Any:
     """Equal parts may come out unequal: written as sizes from then on."""
-    at = _dim(node, 2, 0) % len(sizes.state.of(node.args[0]))
+    at = int(argument(node, "dim")) % len(sizes.state.of(node.args[0]))
     parts = [sizes.of(axes[at]) for axes in sizes.state.axes[node]]
-    before = [sizes.state.algebra.size(axes[at]) for axes in sizes.state.axes[node]]
-    if parts == before:
+    if parts == [sizes.state.algebra.size(axes[at]) for axes in sizes.state.axes[node]]:
         return None
     node.target = aten.split_with_sizes.default
     return (node.args[0], parts, at), {}
 
 
-def _dim(node: Node, position: int, default: int) -> int:
-    value: Any = node.args[position] if len(node.args) > position else node.kwargs.get("dim", default)
-    return int(value)
+@enter(LITERALS, aten.slice.Tensor)
+def _sliced(node: Node, sizes: Sizes) -> Any:
+    at, first, taken = _part(node, sizes)
+    return None if taken is None else ((node.args[0], at, first, first + taken), {})
 
 
-@_literal(aten.slice.Tensor)
-def _slice(node: Node, sizes: Sizes) -> Any:
+@enter(LITERALS, aten.narrow.default)
+def _narrowed(node: Node, sizes: Sizes) -> Any:
+    at, first, taken = _part(node, sizes)
+    return None if taken is None else ((node.args[0], at, first, taken), {})
+
+
+def _part(node: Node, sizes: Sizes) -> tuple[int, int, int | None]:
+    """Return the axis, the first position and how many are taken; None where nothing changes."""
     algebra, source = sizes.state.algebra, sizes.state.of(node.args[0])
-    at = _dim(node, 1, 0) % len(source)
-    before, after = algebra.size(source[at]), sizes.of(source[at])
-    taken = sizes.shape(node)[at]
-    if before == after:
-        return None
-    start = int(node.args[2] or 0) if len(node.args) > 2 else 0
-    start = start + before if start < 0 else start
+    at = int(argument(node, "dim")) % len(source)
+    before = algebra.size(source[at])
+    if before == sizes.of(source[at]):
+        return at, 0, None
     if algebra.size(sizes.state.of(node)[at]) == before:
-        return (node.args[0], at, 0, after), {}
-    first = sizes.of(algebra.split_sum(source[at], start)[0]) if start else 0
-    return (node.args[0], at, first, first + taken), {}
+        return at, 0, sizes.of(source[at])
+    start = int(argument(node, "start") or 0)
+    start = max(0, start + before if start < 0 else start)
+    return at, sizes.of(algebra.split_sum(source[at], start)[0]) if start else 0, sizes.shape(node)[at]
 
 
-@_literal(aten.scaled_dot_product_attention)
+@enter(LITERALS, aten.scaled_dot_product_attention)
 def _attention_scale(node: Node, sizes: Sizes) -> Any:
     """The default scale is that of the head's size; cutting it must not change the scores of what stays."""
     query = sizes.state.of(node.args[0])
     before = sizes.state.algebra.size(query[-1])
-    if node.kwargs.get("scale") is not None or before == sizes.of(query[-1]):
+    if argument(node, "scale") is not None or before == sizes.of(query[-1]):
         return None
-    return tuple(node.args), {**node.kwargs, "scale": before**-0.5}
+    return _with(node, "scale", before**-0.5)

@@ -13,6 +13,7 @@ from torch import Tensor, fx
 from laconic.numeric.rounding import broadcast
 from laconic.program.program import Program, clone, place, read, tidy
 from laconic.program.represent import Mask, Representation, Uniform, bake, edges, represented
+from laconic.program.walk import argument
 
 aten = torch.ops.aten
 
@@ -131,31 +132,35 @@ def _dtype(form: Uniform) -> torch.dtype:
 
 
 def spell_out_attention(program: Program) -> None:
-    """Write attention on tensors that are not of four dimensions as matrix products and a softmax, in place.
+    """Write attention that exporters do not know as matrix products and a softmax, in place.
 
-    Exporters know the fused operation for (batch, heads, positions, channels) only; windows and regions add dimensions.
+    They know the fused operation for (batch, heads, positions, channels) only, where windows and regions add dimensions; and what it
+    becomes under an additive mask lies in memory in another order than the fused kernel's result, of which the graph has views.
     """
-    for node in program.graph.nodes:
-        if node.target is aten.scaled_dot_product_attention.default and _can_be_spelled_out(node):
-            _spell_out(program.graph, node)
+    found = [node for node in program.graph.nodes if node.target is aten.scaled_dot_product_attention.default and _can_be_spelled_out(node)]
+    for node in found:
+        _spell_out(program.graph, node)
+    for node in program.graph.nodes if found else ():
+        if node.target is aten.view.default:
+            node.target = aten.reshape.default
     tidy(program)
 
 
 def _can_be_spelled_out(node: fx.Node) -> bool:
-    mask, causal = (node.args[at] if len(node.args) > at else None for at in (3, 5))
-    additive = mask is None or (isinstance(mask, fx.Node) and mask.meta["val"].is_floating_point())
-    return node.meta["val"].ndim != 4 and additive and not causal and not node.kwargs.get("enable_gqa")
+    mask, causal = argument(node, "attn_mask"), argument(node, "is_causal")
+    additive = isinstance(mask, fx.Node) and mask.meta["val"].is_floating_point()
+    return (additive or (mask is None and node.meta["val"].ndim != 4)) and not causal and not argument(node, "enable_gqa")
 
 
 def _spell_out(graph: fx.Graph, node: fx.Node) -> None:
     query, key, value = node.args[:3]
     assert isinstance(query, fx.Node)
-    scale = node.kwargs.get("scale") or query.meta["val"].shape[-1] ** -0.5
+    scale, mask = argument(node, "scale") or query.meta["val"].shape[-1] ** -0.5, argument(node, "attn_mask")
     with graph.inserting_before(node):
-        scores = graph.call_function(aten.matmul.default, (query, graph.call_function(aten.transpose.int, (key, -2, -1))))
-        scores = graph.call_function(aten.mul.Tensor, (scores, scale))
-        if len(node.args) > 3 and node.args[3] is not None:
-            scores = graph.call_function(aten.add.Tensor, (scores, node.args[3]))
+        scaled = graph.call_function(aten.mul.Tensor, (query, scale))
+        scores = graph.call_function(aten.matmul.default, (scaled, graph.call_function(aten.transpose.int, (key, -2, -1))))
+        if mask is not None:
+            scores = graph.call_function(aten.add.Tensor, (scores, mask))
         weights = graph.call_function(aten.softmax.int, (scores, -1))
         result = graph.call_function(aten.matmul.default, (weights, value))
     result.meta = dict(node.meta)

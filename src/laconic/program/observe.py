@@ -1,6 +1,6 @@
 """Run a program and look at the values inside it, node by node, without keeping them."""
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -37,3 +37,17 @@ def observe(
                 _Observer(program, nodes, visit).run(*example)
     finally:
         program.train(training)
+
+
+def stepwise(program: Program, inputs: tuple[Tensor, ...]) -> Iterator[tuple[fx.Node, dict[fx.Node, Any]]]:
+    """Run `program` as it stands, stopping before each node: yields the node and the values that later nodes still need.
+
+    Tensors that are changed in place at a stop are read so by the node. Run to its end it has computed the output, whose stop is the last.
+    """
+    interpreter = fx.Interpreter(program)
+    interpreter.args_iter = iter(inputs)
+    for node in program.graph.nodes:
+        yield node, interpreter.env
+        interpreter.env[node] = interpreter.run_node(node)
+        for dead in interpreter.user_to_last_uses.get(node, []):
+            del interpreter.env[dead]

@@ -1,13 +1,13 @@
-"""The state of a walk over a program that gives every value its axes; the rules of `rules.py` read and write it."""
+"""The state of a walk over a program that gives every value its axes; the rules of `rules` read and write it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 import torch
-from torch import fx
+from torch import Tensor, fx
 
-from laconic.program.axes import Algebra, MisfitError, Term, product
+from laconic.program.axes import UNIT, Algebra, MisfitError, Term, product
 from laconic.program.program import Program
 
 BATCH = 8191
@@ -33,6 +33,7 @@ class Walk:
     axes: dict[fx.Node, Value] = field(default_factory=dict)
     tensors: dict[str, Axes] = field(default_factory=dict)  # axes of every parameter and buffer, by name
     batch: Term | None = None
+    sums: list[tuple[Node, Term, list[Node]]] = field(default_factory=list)  # operation, channels it adds up, and what it multiplies there
 
     def of(self, node: Any) -> Axes:
         """Return the axes of a tensor argument."""
@@ -59,6 +60,43 @@ class Walk:
         for term in axes:
             self.algebra.freeze(term, reason)
 
+    def axis(self, node: Any, dim: int) -> int:
+        """Return the position of an axis of a tensor, counted from the front."""
+        return dim % len(self.of(node))
+
+    def operands(self, node: Node) -> list[Node]:
+        """Return the arguments of an operation that are tensors."""
+        return [argument for argument in node.all_input_nodes if isinstance(self.values.get(argument), Tensor)]
+
+    def positions(self, node: Node, start: int = 2) -> Axes:
+        """Return frozen dimensions for the positions of what `node` computes, from axis `start` on."""
+        return [self.dimension(size, f"{where(node)}: positions") for size in self.shape(node)[start:]]
+
+    def contract(self, node: Node, first: Term, second: Term, factors: list[Node] | None = None) -> None:
+        """Equate two dimensions that are multiplied and added up; of `factors`, or else of all tensors that the operation reads."""
+        self.unify(first, second, node)
+        self.add_up(node, first, factors)
+
+    def add_up(self, node: Node, term: Term, factors: list[Node] | None = None) -> None:
+        """Note that an operation adds up a dimension of the product of some tensors: of what is zero there, nothing comes."""
+        self.sums.append((node, term, factors or self.operands(node)))
+
+    def all_equal(self, node: Node, terms: Axes) -> Term:
+        """Equate any number of dimensions; returns one of them."""
+        for term in terms[1:]:
+            self.unify(terms[0], term, node)
+        return terms[0]
+
+    def broadcast(self, node: Node, first: Axes, second: Axes) -> Axes:
+        """Equate the aligned axes of two tensors, size 1 aside; returns the axes of the result."""
+        length = max(len(first), len(second))
+        first, second = [UNIT] * (length - len(first)) + first, [UNIT] * (length - len(second)) + second
+        result = []
+        for a, b in zip(first, second, strict=True):
+            sizes = self.algebra.size(a), self.algebra.size(b)
+            result.append(self.unify(a, b, node) if sizes[0] == sizes[1] else (a if sizes[1] == 1 else b))
+        return result
+
     def unify(self, first: Term, second: Term, node: fx.Node) -> Term:
         """Equate two dimensions; where they do not fit, both are frozen and the walk goes on."""
         try:
@@ -78,6 +116,16 @@ class Walk:
                 self.unify(terms[0], other, node)
             result.append(terms[0] if terms else self.dimension(size, f"{where(node)}: no operand has this dimension"))
         return result
+
+
+def argument(node: Node, name: str, default: Any = None) -> Any:
+    """Return an argument of an operation by its name there, as given or as declared; `default` where there is none."""
+    if name in node.kwargs:
+        return node.kwargs[name]
+    for position, declared in enumerate(node.target._schema.arguments):
+        if declared.name == name:
+            return node.args[position] if position < len(node.args) else declared.default_value
+    return default
 
 
 def where(node: fx.Node) -> str:

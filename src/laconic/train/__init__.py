@@ -1,8 +1,22 @@
 """The one training loop: distillation is a loss, quantization-aware training a parametrized model, gradual pruning a callback."""
 
+from laconic.train.imitation import response_loss
 from laconic.train.loop import fit
 from laconic.train.objective import Loss, Score, cross_entropy, top1
 from laconic.train.settings import Epoch, Fitted, Training
 from laconic.train.state import AfterBatch, AfterEpoch, describe
 
-__all__ = ["AfterBatch", "AfterEpoch", "Epoch", "Fitted", "Loss", "Score", "Training", "cross_entropy", "describe", "fit", "top1"]
+__all__ = [
+    "AfterBatch",
+    "AfterEpoch",
+    "Epoch",
+    "Fitted",
+    "Loss",
+    "Score",
+    "Training",
+    "cross_entropy",
+    "describe",
+    "fit",
+    "response_loss",
+    "top1",
+]

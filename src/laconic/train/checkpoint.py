@@ -21,6 +21,14 @@ _SECTIONS = ("model", "averages", "best", "optimizer", "random")
 
 
 @dataclass(frozen=True)
+class Cut:
+    """Channels that were removed while training."""
+
+    epochs: int  # that were over
+    keep: dict[str, list[int]]  # by the name of the group, as the program was then
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """The state of training between two batches."""
 
@@ -28,6 +36,7 @@ class Checkpoint:
     loss: float  # sum over the batches of the epoch begun
     seconds: float  # spent on the epoch begun
     history: tuple[Epoch, ...]
+    cuts: tuple[Cut, ...]
     model: dict[str, Tensor]  # parameters and buffers by name
     averages: dict[str, Tensor]  # of the trained parameters; empty without an average
     best: dict[str, Tensor]  # as `model`, of the best epoch; empty where it is not kept
@@ -60,6 +69,7 @@ def write(checkpoint: Checkpoint, path: Path) -> None:
         "loss": checkpoint.loss,
         "seconds": checkpoint.seconds,
         "history": [asdict(epoch) for epoch in checkpoint.history],
+        "cuts": [asdict(cut) for cut in checkpoint.cuts],
     }
     write_bytes(path, save(copies(named), metadata={"training": json.dumps(header)}))
 
@@ -77,8 +87,9 @@ def read(path: Path) -> Checkpoint:
     except Exception as error:  # safetensors and json raise many kinds
         raise LaconicError(f"the checkpoint {path} is damaged ({error}); delete it to train from the start") from error
     history = tuple(Epoch(**epoch) for epoch in header["history"])
+    cuts = tuple(Cut(**cut) for cut in header.get("cuts", ()))
     sections = [_section(named, f"{section}/") for section in _SECTIONS]
-    return Checkpoint(header["done"], header["loss"], header["seconds"], history, *sections)
+    return Checkpoint(header["done"], header["loss"], header["seconds"], history, cuts, *sections)
 
 
 def key(model: nn.Module, splits: list[Split | None], settings: Any) -> str:

@@ -17,7 +17,7 @@ from laconic.train import checkpoint, ema, randomness, state
 from laconic.train.objective import Loss, Score, cross_entropy, top1
 from laconic.train.progress import bar
 from laconic.train.schedule import factor
-from laconic.train.settings import Epoch, Fitted, Training, best
+from laconic.train.settings import Epoch, Fitted, Training
 from laconic.train.state import AfterBatch, AfterEpoch, Run, Work
 
 _CHECKPOINT_SECONDS = 300.0  # between checkpoints within an epoch
@@ -56,7 +56,8 @@ def fit(
         device: where to train.
         folder: where a checkpoint is written after every epoch, and every five minutes of a long one; the same call continues from it,
             on a CPU to the same bits. None: no checkpoints.
-        after_batch: called when the weights have moved, with the batches done and the batches of the whole training.
+        after_batch: called when the weights have moved, with the batches done and the batches of the whole training; a program is cut
+            to the channels that it returns, if any, the optimizer's state and the averages with it; the best epoch is then a later one.
         after_epoch: called with the epoch that is over, before its checkpoint. State that it or `after_batch` keeps belongs in
             buffers of the model, so that it is in the checkpoint.
         progress: label of a progress bar on stderr, shown where that is a terminal.
@@ -89,7 +90,8 @@ def fit(
 
 def _finished(work: Work, run: Run) -> bool:
     patience = work.training.patience
-    tired = patience is not None and len(run.history) - (best(run.history).number if run.history else 0) >= patience
+    waited = len(run.comparable) if run.top is None else len(run.history) - run.top.number
+    tired = patience is not None and waited >= patience
     return tired or run.done >= work.total
 
 
@@ -124,8 +126,9 @@ def _batch(work: Work, run: Run, indices: NDArray[np.int64]) -> None:
     run.loss += _finite(loss.item(), work, run)
     loss.backward()
     _step(work, run)
-    if work.after_batch:
-        work.after_batch(run.done, work.total)
+    keep = work.after_batch(run.done, work.total) if work.after_batch else None
+    if keep:
+        state.shorten(work, run, keep)
 
 
 def _step(work: Work, run: Run) -> None:
@@ -149,7 +152,7 @@ def _close(work: Work, run: Run) -> None:
         run.tick()
         epoch = Epoch(len(run.history) + 1, run.loss / len(work.starts), run.rate, score, run.seconds)
         run.history = (*run.history, epoch)
-        if work.training.keep == "best" and best(run.history) is epoch:
+        if work.training.keep == "best" and run.top is epoch:
             run.best = checkpoint.copies(checkpoint.tensors(work.model))
     run.loss = run.seconds = 0.0
     if work.after_epoch:
@@ -194,7 +197,7 @@ def _settle(work: Work, run: Run) -> None:
 
 
 def _fitted(work: Work, run: Run) -> Fitted:
-    top = best(run.history)
+    top = run.top or run.history[-1]
     kept = top if work.training.keep == "best" else run.history[-1]
     return Fitted(len(run.history), kept.score, top.score, run.history)
 

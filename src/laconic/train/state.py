@@ -1,7 +1,7 @@
 """What is to be trained, how far it is, and how that is saved and continued."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,14 +13,16 @@ from torch.optim import Optimizer
 
 from laconic.data.dataset import Augment, Split
 from laconic.errors import LaconicError
+from laconic.program.cut import KeptChannels, Slice, cut, slices
+from laconic.program.program import Program
 from laconic.train import checkpoint
-from laconic.train.checkpoint import Checkpoint
+from laconic.train.checkpoint import Checkpoint, Cut
 from laconic.train.objective import Loss, Score
 from laconic.train.optimizer import flatten, optimizer, restore, trained
-from laconic.train.settings import Epoch, Training, lower_precision
+from laconic.train.settings import Epoch, Training, best, lower_precision
 
-AfterBatch: TypeAlias = Callable[[int, int], None]
-"""Called with (batches done, batches of the whole training)."""
+AfterBatch: TypeAlias = Callable[[int, int], KeptChannels | None]
+"""Called with (batches done, batches of the whole training); where it returns channels to keep, by group, the program is cut to them."""
 
 AfterEpoch: TypeAlias = Callable[[Epoch], None]
 
@@ -76,11 +78,22 @@ class Run:
     averages: dict[str, Tensor]  # of `parameters`; empty without an average
     best: dict[str, Tensor] = field(default_factory=dict)  # all tensors of the best epoch; empty where it is not kept
     history: tuple[Epoch, ...] = ()
+    cuts: tuple[Cut, ...] = ()  # made so far
     done: int = 0  # batches, of all epochs
     loss: float = 0.0  # sum over the batches of the epoch begun
     seconds: float = 0.0  # spent on the epoch begun, until `since`
     since: float = 0.0  # on the monotonic clock
     rate: float = 0.0  # learning rate of the last batch
+
+    @property
+    def comparable(self) -> tuple[Epoch, ...]:
+        """The epochs scored since the last cut: those before it were of a larger network."""
+        return self.history[self.cuts[-1].epochs :] if self.cuts else self.history
+
+    @property
+    def top(self) -> Epoch | None:
+        """The best of the comparable epochs, the first of equals."""
+        return best(self.comparable) if self.comparable else None
 
     def tick(self) -> None:
         """Count the time that has passed."""
@@ -105,7 +118,49 @@ def save(work: Work, run: Run, path: Path | None) -> None:
         return
     random = {str(index): source.get_state() for index, source in enumerate(run.random)}
     model, state = checkpoint.tensors(work.model), flatten(run.optimizer)
-    checkpoint.write(Checkpoint(run.done, run.loss, run.seconds, run.history, model, run.averages, run.best, state, random), path)
+    saved = Checkpoint(run.done, run.loss, run.seconds, run.history, run.cuts, model, run.averages, run.best, state, random)
+    checkpoint.write(saved, path)
+
+
+def shorten(work: Work, run: Run, keep: KeptChannels) -> None:
+    """Cut the program to the channels that stay, and with its parameters the optimizer's state and the averages.
+
+    Raises:
+        LaconicError: the model is no program, or `program.cut.cut` refuses.
+    """
+    if not isinstance(work.model, Program):
+        raise LaconicError(f"only a captured program can be cut while it trains; this model is a {type(work.model).__name__}")
+    sliced = {id(work.model.get_parameter(name)): kept for name, kept in slices(work.model, keep).items() if _is_parameter(work, name)}
+    cut(work.model, keep)
+    for name, parameter in trained(work.model).items():
+        _follow(run, name, parameter, sliced.get(id(parameter), ()))
+    run.cuts = (*run.cuts, Cut(len(run.history), {name: list(channels) for name, channels in keep.items()}))
+    run.best = {}
+
+
+def _is_parameter(work: Work, name: str) -> bool:
+    return name in dict(work.model.named_parameters(remove_duplicate=False))
+
+
+def _follow(run: Run, name: str, parameter: nn.Parameter, kept: Sequence[Slice]) -> None:
+    """Bring what is kept for a parameter to its new shape: by the same cut, or anew where it is another parameter now."""
+    before = run.parameters[name]
+    state, average = run.optimizer.state.pop(before, {}), run.averages.get(name)
+    tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
+    for key, value in tensors.items():
+        state[key] = _cut(value, kept) if before is parameter else torch.zeros_like(parameter)
+    if average is not None:
+        run.averages[name] = _cut(average, kept) if before is parameter else parameter.detach().clone()
+    for group in run.optimizer.param_groups:
+        group["params"] = [parameter if each is before else each for each in group["params"]]
+    run.optimizer.state[parameter] = state
+    run.parameters[name] = parameter
+
+
+def _cut(tensor: Tensor, kept: Sequence[Slice]) -> Tensor:
+    for each in kept:
+        tensor = each.of(tensor)
+    return tensor
 
 
 def name(work: Work) -> str:
@@ -116,6 +171,9 @@ def name(work: Work) -> str:
 
 
 def _resume(work: Work, run: Run, saved: Checkpoint) -> None:
+    for each in saved.cuts:
+        shorten(work, run, each.keep)
+    run.cuts = saved.cuts
     run.done, run.loss, run.seconds, run.history = saved.done, saved.loss, saved.seconds, saved.history
     run.best = {name: tensor.to(work.device) for name, tensor in saved.best.items()}
     checkpoint.put(checkpoint.tensors(work.model), saved.model)

@@ -1,0 +1,92 @@
+"""Layers as matrix products: the rows that a linear layer or a convolution multiplies its weight by, and what comes out."""
+
+from collections import Counter
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+from torch.nn.utils import parametrize
+
+from laconic.program.program import Program, holder
+from laconic.program.walk import Node
+
+aten = torch.ops.aten
+
+_CONVOLUTIONS: dict[Any, int] = {aten.conv1d.default: 1, aten.conv2d.default: 2}  # operation -> spatial dimensions
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A linear layer or ungrouped convolution of a program: `outputs = rows @ weight.flatten(1).T + bias`."""
+
+    node: Node
+    source: fx.Node  # what it reads
+    weight: str
+    bias: str | None
+    shape: tuple[int, ...]  # of the weight: (out, in, *kernel)
+
+    @property
+    def spatial(self) -> int:
+        """How many spatial dimensions it has; 0 for a linear layer."""
+        return _CONVOLUTIONS.get(self.node.target, 0)
+
+    @property
+    def inputs(self) -> int:
+        """How many numbers one output is made of."""
+        return prod(self.shape[1:])
+
+    def rows(self, value: Tensor) -> Tensor:
+        """Return the inputs of every output position, one per row: (positions, in * kernel), in the order of `weight[o].flatten()`."""
+        if not self.spatial:
+            return value.reshape(-1, value.shape[-1])
+        stride, padding, dilation = (self._each(position, default) for position, default in ((3, 1), (4, 0), (5, 1)))
+        if self.spatial == 1:
+            value, stride, padding, dilation = value.unsqueeze(2), [1, *stride], [0, *padding], [1, *dilation]
+        kernel = self.shape[2:] if self.spatial == 2 else (1, *self.shape[2:])
+        unfolded = F.unfold(value, kernel, tuple(dilation), tuple(padding), tuple(stride))  # (n, in * kernel, positions)
+        return unfolded.transpose(1, 2).reshape(-1, unfolded.shape[1])
+
+    def targets(self, output: Tensor) -> Tensor:
+        """Return outputs, one position per row: (positions, out), in the order of `rows`."""
+        return output.movedim(1, -1).reshape(-1, output.shape[1]) if self.spatial else output.reshape(-1, output.shape[-1])
+
+    def channel_axis(self) -> int:
+        """Return the axis of the output channels in what it computes."""
+        return 1 if self.spatial else -1
+
+    def _each(self, position: int, default: int) -> list[int]:
+        given: Any = self.node.args[position] if len(self.node.args) > position else default
+        values = [given] * self.spatial if isinstance(given, int) else list(given)
+        return values * self.spatial if len(values) < self.spatial else values
+
+
+def layers(program: Program) -> list[Layer]:
+    """Return the linear layers and ungrouped 1-d and 2-d convolutions whose weight is stored as it is, each read once, in graph order."""
+    found = [layer for node in program.graph.nodes if (layer := _layer(program, node)) is not None]
+    readers = Counter[int]()  # of every stored tensor, whatever operations they are
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            readers[id(_stored(program, str(node.target)))] += len(node.users)
+    return [layer for layer in found if readers[id(_stored(program, layer.weight))] == 1]
+
+
+def _stored(program: Program, name: str) -> Any:
+    module, attribute = holder(program, name)
+    return module._parameters.get(attribute, module._buffers.get(attribute))
+
+
+def _layer(program: Program, node: Node) -> Layer | None:
+    if node.target not in (aten.linear.default, *_CONVOLUTIONS):
+        return None
+    source, weight = node.args[:2]
+    bias = node.args[2] if len(node.args) > 2 else None
+    stored = [each for each in (weight, bias) if each is not None]
+    if not all(each.op == "get_attr" and not parametrize.is_parametrized(*holder(program, str(each.target))) for each in stored):
+        return None
+    if node.target in _CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1:
+        return None
+    shape = tuple(int(size) for size in weight.meta["val"].shape)
+    return Layer(node, source, str(weight.target), None if bias is None else str(bias.target), shape)

@@ -1,0 +1,145 @@
+"""What is known about the channels of a group: its weights, and on calibration data gradients and inputs, one row per channel."""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, fx
+
+from laconic.context import Context
+from laconic.program import Program, read
+from laconic.program.groups import Found, Group, Slot
+from laconic.program.layers import Layer, layers
+from laconic.program.observe import observe
+
+aten = torch.ops.aten
+
+_BATCH = 64
+
+
+def rows(group: Group, tensor_of: Callable[[str], Tensor], slots: Iterable[Slot] | None = None) -> Tensor:
+    """Return what belongs to each channel in the tensors where the group lives: (channels, entries), float32.
+
+    Args:
+        group: the group.
+        tensor_of: gives a tensor of the shape of the slot's by its name.
+        slots: of the group; None: all.
+    """
+    parts = []
+    for slot in group.slots if slots is None else slots:
+        moved = tensor_of(slot.tensor).detach().float().cpu().movedim(slot.axis, 0)
+        parts.append(moved[torch.from_numpy(slot.positions(group.channels))].reshape(group.channels, -1))
+    return torch.cat(parts, 1) if parts else torch.zeros(group.channels, 0)
+
+
+def weight_slots(program: Program, group: Group) -> list[Slot]:
+    """Return the slots in weight matrices and kernels: statistics, biases and scales aside."""
+    return [slot for slot in group.slots if read(program, slot.tensor).ndim > 1]
+
+
+def scale_slots(program: Program, group: Group) -> list[Slot]:
+    """Return the slots in the scales of batch norms."""
+    scales = {str(node.args[1].target) for node in program.graph.nodes if node.target == aten.batch_norm.default and node.args[1]}
+    return [slot for slot in group.slots if slot.tensor in scales]
+
+
+def readers(found: Found, group: Group) -> list[tuple[Layer, Slot]]:
+    """Return the layers that read the channels of a group, with the slot of their weight's input axis."""
+    by_weight = {layer.weight: layer for layer in layers(found.walk.program)}
+    return [(by_weight[slot.tensor], slot) for slot in group.slots if slot.axis == 1 and slot.tensor in by_weight]
+
+
+def gradients(program: Program, context: Context, batch: int = 8) -> Iterable[dict[str, Tensor]]:
+    """Yield the gradient of every weight, by name, of the mean loss of one batch after the other.
+
+    The labels are drawn from the network's own predictions, so that their mean square is the Fisher information (J. Martens, "New
+    Insights and Perspectives on the Natural Gradient Method", JMLR 2020, section 5) and calibration data needs no labels.
+    """
+    named = {name: tensor for name, tensor in _leaves(program).items() if tensor.is_floating_point()}
+    generator = context.generator()
+    for inputs in context.calibration(batch):
+        with torch.enable_grad(), _following(named.values()):
+            found = torch.autograd.grad(_own_loss(program(inputs), generator), list(named.values()), allow_unused=True)
+        yield {name: torch.zeros_like(named[name]) if one is None else one for name, one in zip(named, found, strict=True)}
+
+
+def output_sensitivity(program: Program, context: Context, of: Sequence[Layer]) -> dict[str, Tensor]:
+    """Return, by layer node, what one unit of mean squared error of each output costs in loss: (out,), float64.
+
+    Half the squared gradient, summed over the positions of an example and averaged over examples: the diagonal of the Fisher information
+    of the layer's output. Labels are the network's own, as in `gradients`.
+    """
+    totals = {layer.node.name: torch.zeros(layer.shape[0], dtype=torch.float64) for layer in of}
+    generator, examples = context.generator(), 0
+    for inputs in context.calibration(_BATCH):
+        outputs, result = _outputs(program, inputs, {layer.node for layer in of})
+        loss = _own_loss(result, generator) * len(inputs)
+        found = torch.autograd.grad(loss, [outputs[layer.node] for layer in of], allow_unused=True)
+        for layer, gradient in zip(of, found, strict=True):
+            if gradient is not None:
+                totals[layer.node.name] += 0.5 * layer.targets(gradient).double().square().sum(0).cpu()
+        examples += len(inputs)
+    return {name: total / examples for name, total in totals.items()}
+
+
+def input_moments(program: Program, context: Context, of: Sequence[Layer]) -> dict[str, Tensor]:
+    """Return, by layer node, the mean over positions of `rows.T @ rows` of its inputs: (in, in), float64."""
+    by_source: dict[fx.Node, list[Layer]] = {}
+    for layer in of:
+        by_source.setdefault(layer.source, []).append(layer)
+    totals = {layer.node.name: torch.zeros(layer.inputs, layer.inputs, dtype=torch.float64) for layer in of}
+    positions = dict.fromkeys(totals, 0)
+
+    def visit(node: fx.Node, value: Tensor) -> None:
+        for layer in by_source[node]:
+            inputs = layer.rows(value)
+            totals[layer.node.name] += (inputs.T @ inputs).double().cpu()
+            positions[layer.node.name] += len(inputs)
+
+    observe(program, ((inputs,) for inputs in context.calibration(_BATCH)), by_source, visit)
+    return {name: total / positions[name] for name, total in totals.items()}
+
+
+def _own_loss(outputs: Tensor | tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
+    """Return the cross-entropy against labels drawn from the predictions themselves."""
+    logits = (outputs[0] if isinstance(outputs, tuple) else outputs).float()
+    flat = logits.reshape(-1, logits.shape[-1])
+    labels = torch.multinomial(flat.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
+    return F.cross_entropy(flat, labels.to(flat.device))
+
+
+def _outputs(program: Program, inputs: Tensor, nodes: set[fx.Node]) -> tuple[dict[fx.Node, Tensor], Tensor]:
+    """Return the values of some nodes, and the program's output, with gradients between them."""
+    values: dict[fx.Node, Tensor] = {}
+
+    class Keeping(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Tensor:
+            value: Tensor = super().run_node(n)
+            if n in nodes:
+                values[n] = value if value.requires_grad else value.requires_grad_()
+            return value
+
+    with torch.enable_grad():
+        result = Keeping(program).run(inputs)
+    return values, result
+
+
+def _leaves(program: Program) -> dict[str, Tensor]:
+    """Return the parameters that the graph reads, by the graph's names, as they are stored."""
+    names = [str(node.target) for node in program.graph.nodes if node.op == "get_attr"]
+    stored = dict(program.named_parameters(remove_duplicate=False))
+    return {name: stored[name] for name in dict.fromkeys(names) if name in stored}
+
+
+@contextmanager
+def _following(tensors: Collection[Tensor]) -> Iterator[None]:
+    """Let tensors require gradients for the length of a block."""
+    still = [tensor for tensor in tensors if not tensor.requires_grad]
+    for tensor in still:
+        tensor.requires_grad_(True)
+    try:
+        yield
+    finally:
+        for tensor in still:
+            tensor.requires_grad_(False)

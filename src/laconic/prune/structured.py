@@ -1,0 +1,188 @@
+"""What pruning of filters and of heads share: settings, the choice of channels for a target, the cut, recovery and training in rounds."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Annotated, Literal, Self
+
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from laconic.context import Context
+from laconic.errors import LaconicError, NotApplicableError
+from laconic.program import Program, clone, weights
+from laconic.program.cut import KeptChannels, cut, slices
+from laconic.program.groups import Found, Group, find
+from laconic.program.select import matches
+from laconic.prune.goal import Goal
+from laconic.prune.ranking import Importance, Ranking, ranking
+from laconic.prune.recover import Recovery, recover, retrain
+from laconic.prune.shrinking import Shrinking
+from laconic.prune.target import TOLERANCE, Target, choose
+from laconic.step import Patterns
+from laconic.train import Training
+
+_RATIO = 0.5  # removed where no target is given
+_TRIALS = 8  # networks that are exported and timed for a latency
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Structured(Goal):
+    """How many structures go, which, and what is done for those that stay."""
+
+    scope: Literal["global", "group"] = "global"  # rank all groups together, or take the ratio from each
+    importance: Importance = "obs"  # what the structures are ranked by; obs: the loss left when the others have adjusted
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of each group that stays in any case; one at least
+    recovery: Recovery = "least-squares"  # of the layers that read what was cut, on unlabelled calibration data
+    rounds: Annotated[int, Field(ge=1)] = 1  # in how many steps the target is approached, with recovery and training after each
+    training: Training | None = None  # after each round, on labels and the answers of the network as it came; None: none
+    include: Patterns = ()  # name patterns of layers whose outputs may be cut; empty: all
+    exclude: Patterns = ()  # name patterns of layers whose outputs stay whole, e.g. ("classifier*",)
+
+    @model_validator(mode="after")
+    def _no_rank_within_groups(self) -> Self:
+        unit, _ = self.goal(_RATIO)
+        if self.scope == "group" and unit != "structures":
+            raise ValueError(f"scope='group' takes a ratio from each group; with {unit} the groups are ranked together")
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether training data are needed."""
+        return self.training is not None
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a step asks of this module."""
+
+    settings: Structured
+    chosen: Callable[[Group], bool]  # the groups that the step is about
+    what: str  # "filter", "head": in words
+    multiple_of: int = 1
+    shrink: float | None = None  # growing decay of the doomed, in place of rounds
+
+
+def prune(program: Program, work: Work, context: Context) -> Program:
+    """Cut a program to a target, in place, and recover it.
+
+    Raises:
+        LaconicError: the calibration data do not fit, a pattern matches nothing, or the target is out of reach. Nothing has been cut then.
+        NotApplicableError: there is nothing of the kind to cut; says what froze the axes.
+    """
+    _check_inputs(program, context)
+    settings = work.settings
+    unit, share = settings.goal(_RATIO)
+    rounds = settings.rounds
+    for number in range(1, rounds + 1):
+        goal = share ** (1 / rounds)
+        keep, found = _choose(program, work, unit, goal, context)
+        if work.shrink is not None:
+            _cut_while_training(program, work, keep, context)
+        else:
+            _cut_and_recover(program, keep, found, settings, context)
+            retrain(program, settings.training, context, f"round {number} of {rounds}")
+    return program
+
+
+def _check_inputs(program: Program, context: Context) -> None:
+    wanted = [(tuple(entry.shape), entry.dtype) for entry in program.inputs]
+    came = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in context.example()]
+    if wanted != came:
+        words = [", ".join(f"{shape} {dtype}" for shape, dtype in each) for each in (wanted, came)]
+        raise LaconicError(f"the network takes inputs of shape {words[0]}, the calibration data has {words[1]}")
+
+
+def _choose(program: Program, work: Work, unit: str, share: float, context: Context) -> tuple[dict[str, list[int]], Found]:
+    found = find(program)
+    groups = _groups(program, found, work)
+    order = ranking(work.settings.importance, found, groups, context)
+    if unit == "latency":
+        return _for_latency(found, groups, order, work, share, context), found
+    if work.settings.scope == "group":
+        _check_none_vanishes(groups, share)
+        target = Target("structures", share, 0.0, work.multiple_of)
+        return {name: kept for group in groups for name, kept in choose(found, [group], order, target).items()}, found
+    return choose(found, groups, order, _target(work, unit, share)), found
+
+
+def _target(work: Work, unit: str, share: float) -> Target:
+    return Target(unit, share, work.settings.floor, work.multiple_of)  # type: ignore[arg-type]
+
+
+def _groups(program: Program, found: Found, work: Work) -> list[Group]:
+    """Return the groups of the step's kind that the patterns leave."""
+    include, exclude = work.settings.include, work.settings.exclude
+    producers = {weight.name: weight.axis for weight in weights(program)}
+    if include or exclude:
+        weights(program, include, exclude)  # a pattern that matches nothing is an error
+    groups = [group for group in found.groups if work.chosen(group) and group.channels > 1]
+    if not groups:
+        reasons = sorted({frozen.reason for frozen in found.frozen})
+        raise NotApplicableError(f"there is no {work.what} to prune: every axis must stay whole: " + "; ".join(reasons[:8]))
+    names = {group.name: [slot.tensor for slot in group.slots if producers.get(slot.tensor) == slot.axis] for group in groups}
+    left = [g for g in groups if _wanted(names[g.name] or [slot.tensor for slot in g.slots], include, exclude)]
+    if not left:
+        raise LaconicError(f"no group of {work.what}s is left after include={include} and exclude={exclude}; there are {', '.join(names)}")
+    return left
+
+
+def _wanted(names: Sequence[str], include: Patterns, exclude: Patterns) -> bool:
+    included = not include or any(matches(name, include) for name in names)
+    return included and not any(matches(name, exclude) for name in names)
+
+
+def _check_none_vanishes(groups: Sequence[Group], share: float) -> None:
+    gone = [f"{group.name} ({group.channels} channels)" for group in groups if round(group.channels * share, 6) < 1]
+    if gone:
+        raise LaconicError(f"nothing would be left of {', '.join(gone)}; ask for a smaller ratio, or exclude them")
+
+
+def _for_latency(found: Found, groups: Sequence[Group], order: Ranking, work: Work, share: float, context: Context) -> dict[str, list[int]]:
+    """Find the share of the multiply-accumulates that takes the asked share of the time, by halving."""
+    if context.latency is None:
+        raise LaconicError("a latency needs a runtime to measure on: run the step through compress, or give Context(latency=...)")
+    program = found.walk.program
+    low, high, best, seen = 0.0, 1.0, dict[str, list[int]](), 1.0
+    for _ in range(_TRIALS):
+        macs = (low + high) / 2
+        try:
+            keep = choose(found, groups, copy.deepcopy(order), _target(work, "macs", macs))
+        except LaconicError:
+            low = macs
+            continue
+        took = context.latency(program, cut(clone(program), keep))
+        if abs(took - share) < abs(seen - share):
+            best, seen = keep, took
+        if abs(took - share) <= TOLERANCE / 2 * share:
+            break
+        low, high = (low, macs) if took > share else (macs, high)
+    if seen > share * (1 + 5 * TOLERANCE):
+        raise LaconicError(f"latency={share:g} cannot be reached: {seen:.3f} of the time was the least that was measured")
+    context.note(f"{seen:.3f} of the latency as measured while choosing")
+    return best
+
+
+def _cut_and_recover(program: Program, keep: KeptChannels, found: Found, settings: Structured, context: Context) -> None:
+    whole, sliced = clone(program), slices(program, keep)
+    cut(program, keep, found)
+    fitted = recover(program, whole, sliced, context, settings.recovery)
+    _note(found, keep, fitted, context)
+
+
+def _note(found: Found, keep: KeptChannels, fitted: Sequence[str], context: Context) -> None:
+    channels = {group.name: group.channels for group in found.groups}
+    for name, kept in keep.items():
+        context.note(f"{name}: {channels[name]} -> {len(kept)}")
+    if fitted:
+        context.note(f"least squares on calibration data: {', '.join(fitted)}")
+
+
+def _cut_while_training(program: Program, work: Work, keep: KeptChannels, context: Context) -> None:
+    """Let the doomed channels fade while training, cut them half way, and train on."""
+    assert work.settings.training is not None
+    assert work.shrink is not None
+    shrinking = Shrinking(program, keep, work.shrink)
+    retrain(program, work.settings.training, context, "pruning while training", shrinking)
+    for name, kept in keep.items():
+        context.note(f"{name}: {len(kept)} channels stay")

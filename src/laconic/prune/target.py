@@ -1,0 +1,143 @@
+"""Which channels stay so that a network costs what is asked for: the cheapest to lose go first, per unit of cost that they save."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, TypeAlias
+
+from laconic.errors import LaconicError
+from laconic.program.cost import Cost, byte_costs, mac_costs
+from laconic.program.groups import Found, Group
+from laconic.program.sizes import Sizes
+from laconic.prune.ranking import Ranking
+
+Unit: TypeAlias = Literal["macs", "bytes", "structures"]
+
+TOLERANCE = 0.02
+"""How far from the target a choice may end, as a share of it."""
+
+_STEPS = 128  # in which the widest groups are taken apart
+
+
+@dataclass(frozen=True)
+class Target:
+    """A share of a cost that is to stay."""
+
+    unit: Unit
+    share: float
+    floor: float = 0.1  # share of each group's channels that stays in any case
+    multiple_of: int = 1  # of the channels that stay, where a group has that many
+
+
+@dataclass
+class _Ledger:
+    """A cost as channels go, summed over what depends on them."""
+
+    costs: list[Cost]
+    sizes: Sizes
+    kept: dict[int, list[int]]  # by symbol; what `sizes` reads
+
+    @classmethod
+    def open(cls, found: Found, groups: Sequence[Group], unit: Unit) -> "_Ledger":
+        kept = {group.symbol: list(range(group.channels)) for group in groups}
+        makers = {"macs": mac_costs, "bytes": byte_costs}
+        counted = [Cost(g.name, frozenset({g.symbol}), lambda sizes, g=g: len(sizes.keep[g.symbol])) for g in groups]  # type: ignore[misc]
+        return cls(makers[unit](found.walk) if unit in makers else counted, Sizes(found.walk, kept), kept)
+
+    def of(self, symbol: int | None = None) -> int:
+        """Return the sum over everything, or over what depends on one symbol."""
+        return sum(cost.of(self.sizes) for cost in self.costs if symbol is None or symbol in cost.symbols)
+
+    def saved(self, symbol: int, count: int) -> int:
+        """Return what taking `count` channels of a symbol would save now."""
+        before, kept = self.of(symbol), self.kept[symbol]
+        self.kept[symbol] = kept[: len(kept) - count]
+        after = self.of(symbol)
+        self.kept[symbol] = kept
+        return before - after
+
+
+def choose(found: Found, groups: Sequence[Group], ranking: Ranking, target: Target) -> dict[str, list[int]]:
+    """Choose the channels that stay.
+
+    Channels go one by one (or so many at once that their number stays a multiple): each time those that cost the least loss
+    for what they save, or that rank lowest where the ranking is of no known unit. It ends at the target or, where one more channel would
+    go too far, just above it.
+
+    Returns:
+        By the name of each group that loses any, its channels that stay.
+
+    Raises:
+        LaconicError: the target is below what is left when every group is at its floor; says the reachable minimum.
+    """
+    ledger = _Ledger.open(found, groups, target.unit)
+    whole = ledger.of()
+    _check_reachable(ledger, groups, target, whole)
+    limit, now = target.share * whole, whole
+    offers = {group.name: _offer(ledger, ranking, group, target) for group in groups}
+    by_name = {group.name: group for group in groups}
+    while now > limit:
+        fitting = [offer for offer in offers.values() if offer and now - offer.saves >= limit - TOLERANCE / 2 * limit]
+        if not fitting:
+            break
+        best = min(fitting, key=lambda offer: offer.cost / (max(offer.saves, 1) if ranking.in_loss else len(offer.channels)))
+        stale = _accept(ledger, ranking, by_name[best.group], best) | _coupled(ledger, by_name[best.group], groups)
+        now -= best.saves
+        offers |= {name: _offer(ledger, ranking, by_name[name], target) for name in stale | {best.group} if name in by_name}
+    return {group.name: ledger.kept[group.symbol] for group in groups if len(ledger.kept[group.symbol]) < group.channels}
+
+
+@dataclass(frozen=True)
+class _Offer:
+    group: str
+    channels: tuple[int, ...]
+    cost: float
+    saves: int
+
+
+def _offer(ledger: _Ledger, ranking: Ranking, group: Group, target: Target) -> _Offer | None:
+    """Return the cheapest channels of a group to take next; None: it is at its floor."""
+    kept = ledger.kept[group.symbol]
+    count = _next_step(len(kept), group, target)
+    if not count:
+        return None
+    costs = ranking.costs(group)[kept]
+    cheapest = costs.argsort(stable=True)[:count]
+    channels = tuple(kept[int(i)] for i in cheapest)
+    return _Offer(group.name, channels, float(costs[cheapest].sum()), ledger.saved(group.symbol, count))
+
+
+def _next_step(kept: int, group: Group, target: Target) -> int:
+    """Return how many channels to take so that a multiple is left, more at once of a wide group; 0: none may go."""
+    multiple = target.multiple_of
+    stride = multiple * max(1, group.channels // (_STEPS * multiple))
+    floor = max(1, ceil(round(target.floor * group.channels, 6)))
+    return next((count for count in (kept % multiple or stride, kept % multiple or multiple) if kept - count >= floor), 0)
+
+
+def _accept(ledger: _Ledger, ranking: Ranking, group: Group, offer: _Offer) -> set[str]:
+    gone = set(offer.channels)
+    ledger.kept[group.symbol] = [channel for channel in ledger.kept[group.symbol] if channel not in gone]
+    return ranking.take(group, list(offer.channels))
+
+
+def _coupled(ledger: _Ledger, group: Group, groups: Sequence[Group]) -> set[str]:
+    """Return the groups whose channels now save another amount."""
+    shared = frozenset().union(*(cost.symbols for cost in ledger.costs if group.symbol in cost.symbols))
+    return {each.name for each in groups if each.symbol in shared}
+
+
+def _check_reachable(ledger: _Ledger, groups: Sequence[Group], target: Target, whole: int) -> None:
+    kept = dict(ledger.kept)
+    for group in groups:
+        left = group.channels
+        while count := _next_step(left, group, target):
+            left -= count
+        ledger.kept[group.symbol] = list(range(left))
+    least = ledger.of() / whole
+    ledger.kept.update(kept)
+    if least > target.share * (1 + TOLERANCE):
+        raise LaconicError(
+            f"{target.unit}={target.share:g} cannot be reached: {least:.3f} of the {target.unit} is the least when every group keeps "
+            f"{target.floor:.0%} of its channels (floor); frozen axes and excluded layers hold the rest"
+        )
