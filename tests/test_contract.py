@@ -12,16 +12,20 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from torch import nn
+from torch.nn import functional as F
 
 import laconic
 from laconic.context import Context
+from laconic.contract import fingerprint
 from laconic.data import Split, Splits
 from laconic.distill import Response
-from laconic.errors import LaconicError
-from laconic.program import Mask, Uniform, bake, clone, load, packed, packed_bytes, read, save
+from laconic.errors import LaconicError, NotApplicableError
+from laconic.program import Mask, Uniform, bake, capture, clone, load, packed, packed_bytes, read, save
 from laconic.program.represent import Packed, edges, represented, tensor_names, unpacked
 from laconic.recipe import FAMILIES, apply, compress, parse, plain, step_classes
 from laconic.step import settings, step_name
+from laconic.train import Training, fit
 from laconic.tune import FineTune
 from networks import NETWORKS, build
 
@@ -30,12 +34,17 @@ STEPS = step_classes()
 # Settings for the battery, where the defaults would take long or change too little
 SETTINGS = {
     "distill.Response": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
+    "prune.Filters": {"ratio": 0.3},
+    "prune.Heads": {"ratio": 0.25},
     "tune.FineTune": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
 }
 
 # Settings other than the defaults, to be carried through files
 OTHER_SETTINGS = {
     "distill.Response": {"temperature": 2.5, "alpha": 0.25, "epochs": 3, "warmup": 0.1},
+    "prune.Filters": {"macs": 0.6, "importance": "l2", "rounds": 2, "training": Training(epochs=2, ema=0.9), "exclude": ("head",)},
+    "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
+    "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
     "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",)},
     "tune.FineTune": {"epochs": 2, "optimizer": "adamw", "ema": 0.9, "keep": "best"},
@@ -44,7 +53,76 @@ OTHER_SETTINGS = {
 # The second of the pair has nothing to do, and must say so
 REFUSED = {("quantize.Static", "quantize.Static"), ("prune.Magnitude", "prune.Magnitude")}
 
+# Steps that need a network of their own kind: the fixture that gives it, trained
+NETWORK = {"prune.Heads": "_attending"}
+
+# Kinds of networks (of networks.py) that steps have something to do on; on the others they must say that they have not
+ONLY_ON = {
+    "prune.Filters": {kind for kind in NETWORKS if kind != "buffers"},
+    "prune.Heads": {"attention", "transformer"},
+}
+
+# Steps that take whole layers away, with all that was kept in them
+REMOVE_LAYERS = {"prune.Layers"}
+
 every_step = pytest.mark.parametrize("name", STEPS)
+
+
+class Attending(nn.Module):
+    """A transformer block over the rows of a picture of 1 x 8 x 8, for ten classes."""
+
+    def __init__(self):
+        super().__init__()
+        self.embed, self.positions = nn.Linear(8, 24), nn.Parameter(torch.randn(8, 24) * 0.1)
+        self.query, self.key, self.value, self.out = (nn.Linear(24, 24) for _ in range(4))
+        self.norm, self.wide, self.narrow = nn.LayerNorm(24), nn.Linear(24, 48), nn.Linear(48, 24)
+        self.relu, self.head = nn.ReLU(), nn.Linear(8 * 24, 10)
+
+    def forward(self, x):
+        x = self.embed(x.squeeze(1)) + self.positions
+        query, key, value = (self._heads(layer(x)) for layer in (self.query, self.key, self.value))
+        x = x + self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        x = x + self.narrow(self.relu(self.wide(self.norm(x))))
+        return self.head(x.flatten(1))
+
+    def _heads(self, x):
+        return x.view(x.shape[0], 8, 4, 6).transpose(1, 2)
+
+
+@pytest.fixture(scope="session")
+def _attending(splits):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Attending()
+    training = Training(epochs=30, batch=32, optimizer="adamw", learning_rate=0.004, autocast="off")
+    fitted = fit(model, splits.train, training, validation=splits.validation)
+    assert fitted.score > 0.93, "the tests below compare accuracies, which must mean something"
+    return model
+
+
+@pytest.fixture
+def _network(request):
+    """The trained network that the steps of a test apply to."""
+    steps = request.node.callspec.params.values() if hasattr(request.node, "callspec") else ()
+    return request.getfixturevalue(next((NETWORK[step] for step in steps if step in NETWORK), "_trained"))
+
+
+@pytest.fixture(scope="session")
+def _programs():
+    """Programs of trained networks: each is captured once."""
+    return {}
+
+
+@pytest.fixture
+def model(_network):
+    return copy.deepcopy(_network).eval()
+
+
+@pytest.fixture
+def program(_network, _programs, context):
+    if id(_network) not in _programs:
+        _programs[id(_network)] = capture(_network, context.example())
+    return clone(_programs[id(_network)])
 
 
 def make(name):
@@ -73,7 +151,7 @@ def test_a_step_can_be_made_without_settings(name):
 
 
 def test_the_settings_of_this_file_belong_to_steps_that_there_are():
-    assert {*SETTINGS, *OTHER_SETTINGS, *itertools.chain(*REFUSED)} <= set(STEPS)
+    assert {*SETTINGS, *OTHER_SETTINGS, *itertools.chain(*REFUSED), *NETWORK, *ONLY_ON, *REMOVE_LAYERS} <= set(STEPS)
 
 
 def test_every_class_marked_as_a_step_is_listed_by_its_family():
@@ -200,11 +278,22 @@ def test_the_journal_says_what_was_done(name, program, context):
 
 @every_step
 def test_a_step_that_trains_says_so(name, program, untrained_context):
-    if getattr(STEPS[name], "trains", False):
+    if getattr(make(name), "trains", False):
         with pytest.raises(LaconicError, match="no training split"):
             make(name)(program, replace(untrained_context, teacher=clone(program)))
     else:
         apply(program, [make(name)], untrained_context)
+
+
+@pytest.mark.parametrize("name", [name for name in STEPS if "training" in settings(STEPS[name]())])
+def test_a_step_that_may_train_says_so_when_it_is_to(name, program, untrained_context):
+    step = replace(make(name), training=Training(epochs=1))
+    assert step.trains
+    assert not replace(step, training=None).trains
+    before = fingerprint(program)
+    with pytest.raises(LaconicError, match="no training split"):
+        step(program, replace(untrained_context, teacher=clone(program)))
+    assert fingerprint(program) == before
 
 
 # Together
@@ -225,6 +314,19 @@ def uniform(forms):
     return any(isinstance(form, Uniform) for form in forms)
 
 
+def stored(program, name):
+    """Return a represented tensor as it is stored, before its representations."""
+    path, _, attribute = name.rpartition(".")
+    return program.get_submodule(path).parametrizations[attribute].original.detach()
+
+
+def kept_block(before, after):
+    """Return the positions of each axis that a cut has left, found by the values that are still there."""
+    stays = torch.isin(before, after)
+    axes = range(before.ndim)
+    return torch.meshgrid(*[stays.movedim(axis, 0).flatten(1).any(1).nonzero()[:, 0] for axis in axes], indexing="ij")
+
+
 def on_grid(values, grid):
     shape = [1] * values.ndim
     if grid.axis is not None:
@@ -239,16 +341,24 @@ def test_a_step_composes_with_each_other_and_keeps_its_gains(first, second, prog
     program = apply(program, [make(first)], context).program
     zeros, _ = gains(program)
     bits = {name: grid.bits for name, grid in gains(program)[1].items()}
+    before = {name: stored(program, name) for name in zeros}
     if (first, second) in REFUSED:
         with pytest.raises(LaconicError, match=r"already|nothing"):
             apply(program, [make(second)], context)
         return
     made = apply(program, [make(second)], replace(context, teacher=clone(program))).program
     later, grids = gains(made)
-    assert zeros.keys() <= later.keys()
-    for name, held in zeros.items():
+    there = tensor_names(made)
+    assert second in REMOVE_LAYERS or {*zeros, *bits} <= set(there)
+    for name in zeros.keys() & set(there):
+        held, now = zeros[name], stored(made, name)
+        if now.shape != held.shape:  # cut: the part of the old zeros where the values that stay came from
+            block = kept_block(before[name], now)
+            assert torch.equal(before[name][block], now)
+            held = held[block]
+        assert (later[name] >= held).all(), f"{name} has entries that are free again"
         assert not read(made, name)[held].any(), f"{name} has entries at places that were pruned"
-    assert {name: grids[name].bits for name in bits} == bits
+    assert {name: grids[name].bits for name in bits if name in there} == {name: bits[name] for name in bits if name in there}
     for name, grid in grids.items():
         assert on_grid(read(made, name).detach(), grid), f"{name} has left its grid"
     save(made, tmp_path / "both.safetensors")
@@ -385,6 +495,11 @@ def test_a_step_works_on_a_network_of_every_kind(name, kind, tmp_path):
     model, example = build(kind)
     context = random_data(example)
     before = state(model)
+    if kind not in ONLY_ON.get(name, NETWORKS):
+        with pytest.raises(NotApplicableError):
+            compress(model, [make(name)], context)
+        assert same(before, state(model))
+        return
     done = compress(model, [make(name)], context)
     assert same(before, state(model))
     made, [entry] = done.program, done.journal

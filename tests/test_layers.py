@@ -30,6 +30,7 @@ LAYERS = (
     {"store"},
     {"recipe"},
     {"fresh"},
+    {"race"},
     {"job"},
     {"deliver", "anatomy"},
     {"verify", "search"},

@@ -22,6 +22,9 @@ from torch.nn.utils import parametrize
 
 from laconic.data.dataset import Split
 from laconic.errors import LaconicError
+from laconic.program import Uniform, capture, clone, read, represent
+from laconic.program.cut import cut
+from laconic.program.groups import channel_groups
 from laconic.train import Epoch, Training, cross_entropy, fit, loop, progress, top1
 from laconic.train.ema import exchanged, update
 from laconic.train.optimizer import decays, optimizer
@@ -641,3 +644,237 @@ def test_an_epoch_is_plain_data():
     assert isinstance(epoch, Epoch)
     assert epoch.number == 1
     assert epoch.seconds > 0
+
+
+# Cuts while training
+
+EVEN, FIRST = list(range(0, 16, 2)), list(range(20))
+KEEP = {"0.weight[0]": EVEN, "3.weight[0]": FIRST}
+READ = [16 * channel + position for channel in FIRST for position in range(16)]  # columns of the linear layer that read the last channels
+SLICED = {  # parameter -> what stays, by hand
+    "0.weight": lambda t: t[EVEN],
+    "1.weight": lambda t: t[EVEN],
+    "1.bias": lambda t: t[EVEN],
+    "3.weight": lambda t: t[FIRST][:, EVEN],
+    "4.weight": lambda t: t[FIRST],
+    "4.bias": lambda t: t[FIRST],
+    "8.weight": lambda t: t[:, READ],
+    "8.bias": lambda t: t,
+}
+
+
+def program(module=None):
+    return capture((module or network()).eval(), (torch.zeros(2, 1, 8, 8),))
+
+
+def cut_at(batch, keep=None, stop=None):
+    """Cut after a batch, and be killed after another."""
+
+    def after(done, total):
+        if done == stop:
+            raise Killed
+        return (keep or KEEP) if done == batch else None
+
+    return after
+
+
+def held(work, run):
+    """Return copies of all that training holds for each parameter: its value, its average and what the optimizer remembers."""
+    found = {}
+    for name, parameter in run.parameters.items():
+        remembered = {key: value for key, value in run.optimizer.state[parameter].items() if value.ndim}
+        found[name] = {"value": parameter, "average": run.averages[name], **remembered}
+    return {name: {key: value.detach().clone() for key, value in each.items()} for name, each in found.items()}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw", "channels last"])
+def test_a_cut_keeps_the_parameters_and_slices_all_that_is_held_for_them(name, monkeypatch):
+    model, seen, shorten = program(), [], loop.state.shorten
+    objects = dict(model.named_parameters())
+
+    def spying(work, run, keep):
+        before = held(work, run)
+        shorten(work, run, keep)
+        seen.append((before, held(work, run), dict(run.parameters), {id(p) for g in run.optimizer.param_groups for p in g["params"]}))
+
+    monkeypatch.setattr(loop.state, "shorten", spying)
+    fitted = train(name, model, after_batch=cut_at(7))
+    [(before, after, parameters, optimized)] = seen
+    assert before.keys() == after.keys() == SLICED.keys()
+    for each, slice_ in SLICED.items():
+        assert len(before[each]) == (4 if name == "adamw" else 3)
+        for key, value in before[each].items():
+            assert torch.equal(after[each][key], slice_(value)), f"{key} of {each}"
+        assert value.any()
+    assert {each: id(parameter) for each, parameter in parameters.items()} == {each: id(objects[each]) for each in objects}
+    assert optimized == {id(parameter) for parameter in model.parameters()}
+    assert fitted.epochs == 4
+    assert fitted.history[-1].loss < fitted.history[0].loss
+    assert {each: tuple(tensor.shape) for each, tensor in model.named_parameters()} == {
+        e: tuple(t["value"].shape) for e, t in after.items()
+    }
+    assert model.get_buffer("4.running_var").shape == (20,)
+
+
+def test_after_a_cut_training_is_that_of_the_cut_network():
+    """Without momentum and averages, cutting between two epochs is training, cutting, and training on with the rest of the schedule."""
+    settings = Training(epochs=2, batch=64, momentum=0.0, schedule="constant", learning_rate=0.05, autocast="off")
+    whole, parts = program(without_dropout()), program(without_dropout())
+    seen = []
+
+    def loss(model, inputs, labels):
+        seen.append(inputs)
+        return cross_entropy(model, inputs, labels)
+
+    keep = {"0.weight[0]": EVEN}
+    fit(whole, TRAIN, settings, loss=loss, after_batch=cut_at(5, keep))
+    fit(parts, TRAIN, replace(settings, epochs=1))
+    cut(parts, keep)
+    second = Split(torch.cat(seen[5:]).numpy(), labels_of(torch.cat(seen[5:])))
+    for start in range(0, 300, 64):
+        batch = second.take(slice(start, start + 64))
+        fit(parts, batch, replace(settings, epochs=1))
+    for name, parameter in whole.named_parameters():
+        torch.testing.assert_close(parameter, parts.get_parameter(name), rtol=1e-4, atol=1e-5)
+
+
+def without_dropout():
+    module = network()
+    del module[7]
+    return module
+
+
+def labels_of(inputs):
+    """Find the labels of training inputs again."""
+    everything, labels = TRAIN.batch(slice(None))
+    return labels[torch.cdist(inputs.flatten(1), everything.flatten(1)).argmin(1)].numpy()
+
+
+@pytest.mark.parametrize(("name", "stop"), [("sgd", 8), ("sgd", 17), ("adamw", 12), ("channels last", 12), ("best", 12)])
+def test_a_training_interrupted_after_a_cut_continues_to_the_same_bits(name, stop, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+    whole, part, again = program(), program(), program()
+    expected = train(name, whole, after_batch=cut_at(7))
+    with pytest.raises(Killed):
+        train(name, part, folder=tmp_path, after_batch=cut_at(7, stop=stop))
+    found = train(name, again, folder=tmp_path, after_batch=cut_at(7))
+    assert scores(found) == scores(expected)
+    assert same(whole, again)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_two_cuts_are_continued_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+
+    def twice(stop=None):
+        def after(done, total):
+            if done == stop:
+                raise Killed
+            return {6: {"0.weight[0]": EVEN}, 9: {"0.weight[0]": [0, 1, 5], "3.weight[0]": FIRST}}.get(done)
+
+        return after
+
+    whole, again = program(), program()
+    train("sgd", whole, after_batch=twice())
+    with pytest.raises(Killed):
+        train("sgd", program(), folder=tmp_path, after_batch=twice(stop=12))
+    train("sgd", again, folder=tmp_path, after_batch=twice())
+    assert same(whole, again)
+    assert again.get_parameter("3.weight").shape == (20, 3, 3, 3)
+
+
+def test_the_best_epoch_is_one_after_the_cut():
+    snapshots, model = [], program()
+
+    def score(model, split):
+        snapshots.append(clone(model))
+        return [0.9, 0.2, 0.6, 0.5][len(snapshots) - 1]
+
+    fitted = fit(model, TRAIN, Training(epochs=4, batch=64, keep="best"), validation=VALIDATION, score=score, after_batch=cut_at(7))
+    assert (fitted.score, fitted.best) == (0.6, 0.6)
+    assert same(model, snapshots[2])
+    assert snapshots[0].get_parameter("0.weight").shape[0] == 16
+
+
+def test_patience_counts_from_the_cut():
+    values = scored(0.9, 0.2, 0.3, 0.1, 0.1, 0.8)
+    training = Training(epochs=6, batch=64, patience=2)
+    assert fit(program(), TRAIN, training, validation=VALIDATION, score=values, after_batch=cut_at(7)).epochs == 5
+
+
+def test_only_a_program_can_be_cut():
+    with pytest.raises(LaconicError, match="only a captured program can be cut while it trains; this model is a Sequential"):
+        fit(network(), TRAIN, PLAIN, after_batch=cut_at(2))
+
+
+def test_a_cut_that_cannot_be_is_refused():
+    with pytest.raises(LaconicError, match="there is no group 'nothing'"):
+        fit(program(), TRAIN, PLAIN, after_batch=cut_at(2, {"nothing": [0]}))
+
+
+class Tied(nn.Module):
+    """One weight for two layers of a residual sum, so that a cut takes rows and columns of it."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one, self.two, self.head = nn.Linear(64, 12), nn.Linear(12, 12), nn.Linear(12, 12), nn.Linear(12, 10)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        x = torch.relu(self.stem(x.flatten(1)))
+        x = x + torch.relu(self.one(x))
+        return self.head(x + torch.relu(self.two(x)))
+
+
+def test_tied_weights_are_cut_once_and_stay_tied(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+    torch.manual_seed(0)
+    module = Tied()
+    whole, again = program(module), program(module)
+    [group] = channel_groups(whole)
+    keep = {group.name: [0, 3, 4, 7, 8, 9, 11]}
+    train("adamw", whole, after_batch=cut_at(7, keep))
+    assert whole.one.weight is whole.two.weight
+    assert whole.one.weight.shape == (7, 7)
+    with pytest.raises(Killed):
+        train("adamw", program(module), folder=tmp_path, after_batch=cut_at(7, keep, stop=12))
+    train("adamw", again, folder=tmp_path, after_batch=cut_at(7, keep))
+    assert same(whole, again)
+
+
+@pytest.mark.parametrize("learned", [True, False])
+@pytest.mark.parametrize("axis", [0, None])
+def test_a_quantizer_is_cut_with_its_weight_and_its_scale_goes_on_learning(learned, axis, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+
+    def quantized():
+        model = program()
+        largest = read(model, "3.weight").detach().abs().amax((1, 2, 3)) if axis == 0 else read(model, "3.weight").detach().abs().max()
+        represent(model, "3.weight", Uniform(largest / 127, torch.zeros_like(largest), 8, axis=axis))
+        model.get_parameter(SCALE).requires_grad_(learned)
+        return model
+
+    whole, again = quantized(), quantized()
+    start = whole.get_parameter(SCALE).detach().clone()
+    train("adamw", whole, after_batch=cut_at(7))
+    scale = whole.get_parameter(SCALE)
+    assert scale.requires_grad == learned
+    assert torch.equal(scale, start[FIRST] if axis == 0 else start) != learned
+    assert read(whole, "3.weight").shape == (20, 8, 3, 3)
+    with pytest.raises(Killed):
+        train("adamw", quantized(), folder=tmp_path, after_batch=cut_at(7, stop=12))
+    train("adamw", again, folder=tmp_path, after_batch=cut_at(7))
+    assert same(whole, again)
+
+
+SCALE = "3.parametrizations.weight.0.scale"
+
+
+def test_frozen_parameters_are_cut_and_stay_as_they_were():
+    model = program()
+    for name in ("0.weight", "3.weight"):
+        model.get_parameter(name).requires_grad_(False)
+    before = {name: model.get_parameter(name).detach().clone() for name in ("0.weight", "3.weight")}
+    train("sgd", model, after_batch=cut_at(7))
+    for name, value in before.items():
+        assert torch.equal(model.get_parameter(name), SLICED[name](value))

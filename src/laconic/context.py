@@ -29,7 +29,7 @@ class Context:
     teacher: Program | None = None  # the network as it came; `compress` sets it where it is None
     device: str = "cpu"
     seed: int = 0
-    latency: Latency | None = None  # times programs on the runtime; `compress` sets it where it is None
+    latency: Latency | None = None  # times programs on a runtime, e.g. `laconic.race.race(example)`; the command line sets it
     folder: Path | None = None  # where unfinished training keeps its checkpoints; None: nowhere
     notes: list[str] = field(default_factory=list)  # what steps say to the reader of the receipt
 

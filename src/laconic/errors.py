@@ -8,6 +8,10 @@ class LaconicError(Exception):
     """A mistake in what the user gave. The command line prints it as one paragraph and exits with code 2."""
 
 
+class UnreachableError(LaconicError):
+    """A target that the network does not allow; says how far one can get."""
+
+
 class NotApplicableError(LaconicError):
     """A step that has nothing to do on this network, though its settings are right: already quantized, no such layers."""
 

@@ -2,7 +2,7 @@
 
 import os
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from laconic.data import Dataset, Splits
 from laconic.errors import LaconicError
 from laconic.measure import NO_METER, meter
 from laconic.program import Program, capture, load, only_in_training
+from laconic.race import race
 from laconic.store import Store, writable
 from laconic.version import __version__
 
@@ -66,6 +67,7 @@ def prepare(origin: Origin, threads: int, trained: bool = True) -> Job:
     torch.manual_seed(origin.seed)
     dataset = data.load(origin.data, origin.data_root)
     context = Context(data.split(dataset, origin.seed), seed=origin.seed)
+    context = replace(context, latency=race(context.example(), threads=threads))
     program, not_captured = load_program(origin, context, trained)
     check_outputs(program, context)
     return Job(origin, program, dataset, context, threads, fingerprint(program), data.fingerprint(dataset), tuple(not_captured))

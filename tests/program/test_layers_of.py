@@ -123,3 +123,9 @@ def test_what_is_represented_is_left_out_and_so_is_a_layer_whose_bias_is():
     represent(program, "0.weight", Mask(torch.rand(4, 4) > 0.5))
     represent(program, "1.bias", Mask(torch.rand(4) > 0.5))
     assert [layer.weight for layer in layers(program)] == ["2.weight"]
+
+
+def test_a_layer_that_shares_its_bias_alone_is_left_out():
+    module = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 4))
+    module[2].bias = module[0].bias
+    assert [layer.weight for layer in layers(capture(module, (torch.randn(2, 4),)))] == ["1.weight"]

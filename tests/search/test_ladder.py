@@ -1,9 +1,13 @@
+from types import SimpleNamespace
+
 import pytest
 
 from laconic.errors import LaconicError
-from laconic.receipt import Budget
+from laconic.receipt import Attempt, Budget
 from laconic.recipe import apply, check_needs, parse
 from laconic.search import check_budget, ladder
+from laconic.search.ladder import FILTERS, INTEGERS, LAYERS, Rung, structural
+from laconic.search.shrink import climb
 from laconic.tune import FineTune
 
 BUDGETS = {
@@ -97,3 +101,66 @@ def test_a_budget_that_could_be_met_is_taken(budget):
 
 def test_fine_tuning_is_a_step_with_a_mark():
     assert FineTune.trains
+
+
+# Where integers alone do not reach the size or the speed
+
+
+def attempt(smaller=3.6, faster=2.0, drop=0.1, missed=("2x faster, at least 4x asked",)):
+    return Attempt("int8", [], drop, smaller, faster, 1000, 0.5, tuple(missed))
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize(
+    ("budget", "first", "left"),
+    [
+        (Budget(faster=4), LAYERS, {"macs": 0.5}),
+        (Budget(max_latency_ms=0.25), LAYERS, {"macs": 0.5}),
+        (Budget(smaller=7.2), FILTERS, {"bytes": 0.5}),
+        (Budget(max_bytes=500), FILTERS, {"bytes": 0.5}),
+        (Budget(smaller=4, faster=8), LAYERS, {"macs": 0.25}),
+    ],
+)
+def test_structures_go_to_the_share_that_is_missing(budget, first, left, trainable):
+    rungs = structural(budget, attempt(), trainable)
+    assert rungs[0].kind == first
+    assert {key: next(iter(rungs[0].recipe[0].values()))[key] for key in left} == left
+    for rung in rungs:
+        assert parse(rung.recipe)
+        assert trains(rung) == trainable
+    assert len({rung.name for rung in rungs}) == len(rungs)
+
+
+def test_no_structure_goes_where_only_accuracy_is_missing():
+    assert not structural(Budget(max_drop=0.1, smaller=3, faster=1.5), attempt(), True)
+
+
+def climbed(outcomes, budget, kinds):
+    """Which rungs were tried, by position, when each has the outcome (drop, missed) that is given for it."""
+    rungs = [Rung(str(position), [{"quantize.Static": {}}], kind) for position, kind in enumerate(kinds)]
+    tried = []
+
+    def attempt_at(rung):
+        tried.append(int(rung.name))
+        drop, missed = outcomes[int(rung.name)]
+        return SimpleNamespace(attempt=attempt(drop=drop, missed=missed))
+
+    climb(rungs, attempt_at, budget)
+    return tried
+
+
+def test_integer_rungs_are_left_out_when_speed_is_what_is_missing():
+    assert climbed([(0.0, ["slow"]), (0.0, []), (0.0, [])], Budget(max_drop=1, faster=4), [INTEGERS, INTEGERS, LAYERS]) == [0, 2]
+
+
+def test_integer_rungs_go_on_when_only_accuracy_is_missing():
+    assert climbed([(2.0, ["lost"]), (0.5, [])], Budget(max_drop=1, faster=1), [INTEGERS, INTEGERS]) == [0, 1]
+
+
+def test_a_kind_of_structure_that_lost_too_much_is_not_taken_further():
+    outcomes = [(2.0, ["lost", "slow"]), (0.0, []), (0.0, ["slow"]), (0.0, [])]
+    assert climbed(outcomes, Budget(max_drop=1, faster=4), [LAYERS, LAYERS, FILTERS, FILTERS]) == [0, 2, 3]
+
+
+def test_rungs_that_do_not_apply_are_passed_over():
+    assert climb([Rung("0", [], LAYERS), Rung("1", [], FILTERS)], lambda rung: None, Budget()) == []

@@ -64,18 +64,13 @@ class Layer:
 
 
 def layers(program: Program) -> list[Layer]:
-    """Return the linear layers and ungrouped 1-d and 2-d convolutions whose weight is stored as it is, each read once, in graph order."""
+    """Return the linear layers and ungrouped 1-d and 2-d convolutions whose weight and bias are stored as such and read nowhere else."""
     found = [layer for node in program.graph.nodes if (layer := _layer(program, node)) is not None]
-    readers = Counter[int]()  # of every stored tensor, whatever operations they are
+    reads = Counter[str]()  # of every tensor, whatever operations read it: tied ones are read under one name
     for node in program.graph.nodes:
         if node.op == "get_attr":
-            readers[id(_stored(program, str(node.target)))] += len(node.users)
-    return [layer for layer in found if readers[id(_stored(program, layer.weight))] == 1]
-
-
-def _stored(program: Program, name: str) -> Any:
-    module, attribute = holder(program, name)
-    return module._parameters.get(attribute, module._buffers.get(attribute))
+            reads[str(node.target)] += len(node.users)
+    return [layer for layer in found if all(reads[name] == 1 for name in (layer.weight, layer.bias) if name is not None)]
 
 
 def _layer(program: Program, node: Node) -> Layer | None:

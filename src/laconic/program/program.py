@@ -169,9 +169,15 @@ def place(program: nn.Module, name: str, value: Tensor, trainable: bool = True, 
         module.register_buffer(attribute, value.detach(), persistent=persistent)
 
 
+def _has_effect(node: fx.Node) -> bool:
+    """Say whether a node matters though nothing reads it: it writes into a tensor. Drawing random numbers is no such effect."""
+    schema = getattr(node.target, "_schema", None)
+    return node.op in ("placeholder", "output") or (schema is not None and bool(schema.is_mutable))
+
+
 def tidy(program: Program) -> None:
     """After an edit: drop dead nodes and the tensors that nothing reads any more, check the graph and compile it."""
-    program.graph.eliminate_dead_code()
+    program.graph.eliminate_dead_code(_has_effect)
     read_names = {node.target for node in program.graph.nodes if node.op == "get_attr"}
     kept = read_names | {alias for alias, name in program.aliases.items() if name in read_names}
     for name in own_tensors(program):

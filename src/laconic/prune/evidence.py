@@ -1,17 +1,18 @@
 """What is known about the channels of a group: its weights, and on calibration data gradients and inputs, one row per channel."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from laconic.context import Context
 from laconic.program import Program, read
 from laconic.program.groups import Found, Group, Slot
 from laconic.program.layers import Layer, layers
 from laconic.program.observe import observe
+from laconic.program.program import holder
 
 aten = torch.ops.aten
 
@@ -50,18 +51,30 @@ def readers(found: Found, group: Group) -> list[tuple[Layer, Slot]]:
     return [(by_weight[slot.tensor], slot) for slot in group.slots if slot.axis == 1 and slot.tensor in by_weight]
 
 
-def gradients(program: Program, context: Context, batch: int = 8) -> Iterable[dict[str, Tensor]]:
-    """Yield the gradient of every weight, by name, of the mean loss of one batch after the other.
+def parameters(program: Program) -> list[str]:
+    """Return the names of the parameters that the graph reads, represented ones too."""
+    names = dict.fromkeys(str(node.target) for node in program.graph.nodes if node.op == "get_attr")
+    return [name for name in names if _is_parameter(*holder(program, name)) and read(program, name).is_floating_point()]
+
+
+def gradients(program: Program, context: Context, batch: int = 8) -> Iterable[tuple[int, dict[str, Tensor]]]:
+    """Yield the gradient of every parameter, dense as the graph reads it, by name, of the mean loss of one batch after the other.
+
+    With each comes the number of examples in its batch.
 
     The labels are drawn from the network's own predictions, so that their mean square is the Fisher information (J. Martens, "New
     Insights and Perspectives on the Natural Gradient Method", JMLR 2020, section 5) and calibration data needs no labels.
     """
-    named = {name: tensor for name, tensor in _leaves(program).items() if tensor.is_floating_point()}
-    generator = context.generator()
+    names, generator = parameters(program), context.generator()
+    by_node = {node: str(node.target) for node in program.graph.nodes if node.op == "get_attr" and node.target in names}
     for inputs in context.calibration(batch):
-        with torch.enable_grad(), _following(named.values()):
-            found = torch.autograd.grad(_own_loss(program(inputs), generator), list(named.values()), allow_unused=True)
-        yield {name: torch.zeros_like(named[name]) if one is None else one for name, one in zip(named, found, strict=True)}
+        values, result = _followed(program, inputs, by_node)
+        found = torch.autograd.grad(_own_loss(result, generator), list(values.values()), allow_unused=True)
+        slopes = {name: torch.zeros_like(read(program, name).detach()) for name in names}
+        for node, one in zip(values, found, strict=True):
+            if one is not None:
+                slopes[by_node[node]] += one
+        yield len(inputs), slopes
 
 
 def output_sensitivity(program: Program, context: Context, of: Sequence[Layer]) -> dict[str, Tensor]:
@@ -70,10 +83,12 @@ def output_sensitivity(program: Program, context: Context, of: Sequence[Layer]) 
     Half the squared gradient, summed over the positions of an example and averaged over examples: the diagonal of the Fisher information
     of the layer's output. Labels are the network's own, as in `gradients`.
     """
+    if not of:
+        return {}
     totals = {layer.node.name: torch.zeros(layer.shape[0], dtype=torch.float64) for layer in of}
     generator, examples = context.generator(), 0
     for inputs in context.calibration(_BATCH):
-        outputs, result = _outputs(program, inputs, {layer.node for layer in of})
+        outputs, result = _followed(program, inputs, {layer.node for layer in of})
         loss = _own_loss(result, generator) * len(inputs)
         found = torch.autograd.grad(loss, [outputs[layer.node] for layer in of], allow_unused=True)
         for layer, gradient in zip(of, found, strict=True):
@@ -109,37 +124,21 @@ def _own_loss(outputs: Tensor | tuple[Tensor, ...], generator: torch.Generator) 
     return F.cross_entropy(flat, labels.to(flat.device))
 
 
-def _outputs(program: Program, inputs: Tensor, nodes: set[fx.Node]) -> tuple[dict[fx.Node, Tensor], Tensor]:
-    """Return the values of some nodes, and the program's output, with gradients between them."""
+def _followed(program: Program, inputs: Tensor, nodes: Collection[fx.Node]) -> tuple[dict[fx.Node, Tensor], Tensor]:
+    """Return the values of some nodes, and the program's output, with gradients between them; what is detached is followed too."""
     values: dict[fx.Node, Tensor] = {}
 
-    class Keeping(fx.Interpreter):
-        def run_node(self, n: fx.Node) -> Tensor:
-            value: Tensor = super().run_node(n)
+    class Following(fx.Interpreter):
+        def run_node(self, n: fx.Node) -> Any:
+            value = self.env[n.all_input_nodes[0]] if n.target == aten.detach.default else super().run_node(n)
             if n in nodes:
-                values[n] = value if value.requires_grad else value.requires_grad_()
+                values[n] = value = value if value.requires_grad and n.op != "get_attr" else value.detach().requires_grad_()
             return value
 
     with torch.enable_grad():
-        result = Keeping(program).run(inputs)
+        result = Following(program).run(inputs)
     return values, result
 
 
-def _leaves(program: Program) -> dict[str, Tensor]:
-    """Return the parameters that the graph reads, by the graph's names, as they are stored."""
-    names = [str(node.target) for node in program.graph.nodes if node.op == "get_attr"]
-    stored = dict(program.named_parameters(remove_duplicate=False))
-    return {name: stored[name] for name in dict.fromkeys(names) if name in stored}
-
-
-@contextmanager
-def _following(tensors: Collection[Tensor]) -> Iterator[None]:
-    """Let tensors require gradients for the length of a block."""
-    still = [tensor for tensor in tensors if not tensor.requires_grad]
-    for tensor in still:
-        tensor.requires_grad_(True)
-    try:
-        yield
-    finally:
-        for tensor in still:
-            tensor.requires_grad_(False)
+def _is_parameter(module: nn.Module, attribute: str) -> bool:
+    return attribute not in module._buffers

@@ -13,7 +13,7 @@ from pydantic import Field
 from torch import Tensor, fx
 
 from laconic.context import Context
-from laconic.errors import LaconicError, NotApplicableError
+from laconic.errors import LaconicError, NotApplicableError, UnreachableError
 from laconic.measure import macs
 from laconic.program import Program, clone, packed_bytes, weights
 from laconic.program.blocks import Block, blocks, remove
@@ -54,7 +54,7 @@ class Layers(Goal):
             candidates = self._candidates(smaller)
             if not candidates:
                 least = budget.reached(smaller)
-                raise LaconicError(f"{unit}={share:g} cannot be reached: {least:.3f} is left when every block that may go is gone")
+                raise UnreachableError(f"{unit}={share:g} cannot be reached: {least:.3f} is left when every block that may go is gone")
             block = min(candidates, key=lambda each: damage.without(smaller, each) / budget.saved(smaller, each))
             remove(smaller, block)
             budget.removed += 1
@@ -121,7 +121,7 @@ class _Budget:
         """Return the share that is left."""
         if self.unit == "latency":
             if self.context.latency is None:
-                raise LaconicError("a latency needs a runtime to measure on: run the step through compress, or give Context(latency=...)")
+                raise LaconicError("a latency needs a runtime to measure on: give Context(latency=laconic.race.race(example))")
             return self.context.latency(self.whole, program)
         return self._cost(program) / self.before
 

@@ -14,7 +14,7 @@ from laconic.program import Program, read
 from laconic.program.groups import Found, Group, Slot
 from laconic.program.layers import Layer, layers
 from laconic.prune import importance
-from laconic.prune.evidence import gradients, input_moments, output_sensitivity, readers, rows, scale_slots, weight_slots
+from laconic.prune.evidence import gradients, input_moments, output_sensitivity, parameters, readers, rows, scale_slots, weight_slots
 
 Importance: TypeAlias = Literal["obs", "fisher", "taylor", "activation", "l1", "l2", "geometric-median", "batch-norm-scale", "random"]
 """The criteria that channels are ranked by."""
@@ -142,13 +142,13 @@ def _inputs(layer: Layer, slot: Slot, group: Group) -> Tensor:
 
 def _by_gradients(name: str, program: Program, groups: Sequence[Group], context: Context, batch: int = 8) -> dict[str, Tensor]:
     scores = {group.name: torch.zeros(group.channels) for group in groups}
-    batches, stored = 0, set(dict(program.named_parameters(remove_duplicate=False)))
-    slots = {group.name: [slot for slot in group.slots if slot.tensor in stored] for group in groups}
-    _demand(name, "parameters that are stored as they are", groups, slots)
-    for gradient in gradients(program, context, batch):
+    batches, known = 0, set(parameters(program))
+    slots = {group.name: [slot for slot in group.slots if slot.tensor in known] for group in groups}
+    _demand(name, "parameters", groups, slots)
+    for examples, gradient in gradients(program, context, batch):
         for group in groups:
             weights, slopes = (rows(group, of, slots[group.name]) for of in (lambda each: read(program, each), gradient.__getitem__))
-            one = importance.taylor(weights, slopes) if name == "taylor" else importance.fisher(weights, slopes.square() * batch)
+            one = importance.taylor(weights, slopes) if name == "taylor" else importance.fisher(weights, slopes.square() * examples)
             scores[group.name] += one
         batches += 1
     return {each: score / batches for each, score in scores.items()}

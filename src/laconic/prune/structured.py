@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Annotated, Literal, Self
 
@@ -9,7 +10,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from laconic.context import Context
-from laconic.errors import LaconicError, NotApplicableError
+from laconic.errors import LaconicError, NotApplicableError, UnreachableError
 from laconic.program import Program, clone, weights
 from laconic.program.cut import KeptChannels, cut, slices
 from laconic.program.groups import Found, Group, find
@@ -18,7 +19,7 @@ from laconic.prune.goal import Goal
 from laconic.prune.ranking import Importance, Ranking, ranking
 from laconic.prune.recover import Recovery, recover, retrain
 from laconic.prune.shrinking import Shrinking
-from laconic.prune.target import TOLERANCE, Target, choose
+from laconic.prune.target import TOLERANCE, Target, check_reachable, choose, cost
 from laconic.step import Patterns
 from laconic.train import Training
 
@@ -72,11 +73,12 @@ def prune(program: Program, work: Work, context: Context) -> Program:
     """
     _check_inputs(program, context)
     settings = work.settings
+    if settings.training is not None and context.splits.train is None:
+        raise LaconicError("training was asked for, and the data has no training split; leave it out, or give data with a `train` part")
     unit, share = settings.goal(_RATIO)
-    rounds = settings.rounds
+    rounds, origin = settings.rounds, _origin(program, work, unit, share)
     for number in range(1, rounds + 1):
-        goal = share ** (1 / rounds)
-        keep, found = _choose(program, work, unit, goal, context)
+        keep, found = _choose(program, work, unit, share ** (number / rounds), origin, context)
         if work.shrink is not None:
             _cut_while_training(program, work, keep, context)
         else:
@@ -93,21 +95,54 @@ def _check_inputs(program: Program, context: Context) -> None:
         raise LaconicError(f"the network takes inputs of shape {words[0]}, the calibration data has {words[1]}")
 
 
-def _choose(program: Program, work: Work, unit: str, share: float, context: Context) -> tuple[dict[str, list[int]], Found]:
+@dataclasses.dataclass(frozen=True)
+class _Origin:
+    """The network before the first round, of which targets and floors are shares."""
+
+    cost: int  # in the unit of the target
+    channels: dict[frozenset[tuple[str, int]], int]  # of each group, by where it lives; names of groups may change with a cut
+
+    def of(self, group: Group) -> int:
+        return self.channels.get(_places(group), group.channels)
+
+
+def _places(group: Group) -> frozenset[tuple[str, int]]:
+    return frozenset((slot.tensor, slot.axis) for slot in group.slots)
+
+
+def _origin(program: Program, work: Work, unit: str, share: float) -> _Origin:
+    """Return what the rounds start from, when the target can be reached from there."""
+    found = find(program)
+    groups, settings = _groups(program, found, work), work.settings
+    if settings.scope == "group":
+        _check_none_vanishes(groups, share)
+    elif unit != "latency":
+        check_reachable(found, groups, Target(unit, share, settings.floor, work.multiple_of))  # type: ignore[arg-type]
+    whole = cost(found, groups, "macs" if unit == "latency" else unit)  # type: ignore[arg-type]
+    return _Origin(whole, {_places(group): group.channels for group in groups})
+
+
+def _choose(program: Program, work: Work, unit: str, goal: float, origin: _Origin, context: Context) -> tuple[dict[str, list[int]], Found]:
+    """Choose what stays for a goal that is a share of the origin."""
     found = find(program)
     groups = _groups(program, found, work)
     order = ranking(work.settings.importance, found, groups, context)
     if unit == "latency":
-        return _for_latency(found, groups, order, work, share, context), found
+        share = work.settings.goal(_RATIO)[1] ** (1 / work.settings.rounds)  # of the time that it takes now
+        return _for_latency(found, groups, order, share, _target(work, groups, "macs", 1.0, origin), context), found
     if work.settings.scope == "group":
-        _check_none_vanishes(groups, share)
-        target = Target("structures", share, 0.0, work.multiple_of)
-        return {name: kept for group in groups for name, kept in choose(found, [group], order, target).items()}, found
-    return choose(found, groups, order, _target(work, unit, share)), found
+        shares = {group.name: goal * origin.of(group) / group.channels for group in groups}
+        targets = [Target("structures", shares[group.name], 0.0, work.multiple_of) for group in groups]
+        chosen = [choose(found, [group], order, target) for group, target in zip(groups, targets, strict=True)]
+        return {name: kept for each in chosen for name, kept in each.items()}, found
+    share = goal * origin.cost / cost(found, groups, unit)  # type: ignore[arg-type]
+    return choose(found, groups, order, _target(work, groups, unit, share, origin)), found
 
 
-def _target(work: Work, unit: str, share: float) -> Target:
-    return Target(unit, share, work.settings.floor, work.multiple_of)  # type: ignore[arg-type]
+def _target(work: Work, groups: Sequence[Group], unit: str, share: float, origin: _Origin) -> Target:
+    floor = work.settings.floor
+    least = {group.name: max(1, math.ceil(round(floor * origin.of(group), 6))) for group in groups}
+    return Target(unit, share, floor, work.multiple_of, least)  # type: ignore[arg-type]
 
 
 def _groups(program: Program, found: Found, work: Work) -> list[Group]:
@@ -138,17 +173,19 @@ def _check_none_vanishes(groups: Sequence[Group], share: float) -> None:
         raise LaconicError(f"nothing would be left of {', '.join(gone)}; ask for a smaller ratio, or exclude them")
 
 
-def _for_latency(found: Found, groups: Sequence[Group], order: Ranking, work: Work, share: float, context: Context) -> dict[str, list[int]]:
+def _for_latency(
+    found: Found, groups: Sequence[Group], order: Ranking, share: float, target: Target, context: Context
+) -> dict[str, list[int]]:
     """Find the share of the multiply-accumulates that takes the asked share of the time, by halving."""
     if context.latency is None:
-        raise LaconicError("a latency needs a runtime to measure on: run the step through compress, or give Context(latency=...)")
+        raise LaconicError("a latency needs a runtime to measure on: give Context(latency=laconic.race.race(example))")
     program = found.walk.program
     low, high, best, seen = 0.0, 1.0, dict[str, list[int]](), 1.0
     for _ in range(_TRIALS):
         macs = (low + high) / 2
         try:
-            keep = choose(found, groups, copy.deepcopy(order), _target(work, "macs", macs))
-        except LaconicError:
+            keep = choose(found, groups, copy.deepcopy(order), dataclasses.replace(target, share=macs))
+        except UnreachableError:
             low = macs
             continue
         took = context.latency(program, cut(clone(program), keep))
@@ -158,7 +195,7 @@ def _for_latency(found: Found, groups: Sequence[Group], order: Ranking, work: Wo
             break
         low, high = (low, macs) if took > share else (macs, high)
     if seen > share * (1 + 5 * TOLERANCE):
-        raise LaconicError(f"latency={share:g} cannot be reached: {seen:.3f} of the time was the least that was measured")
+        raise UnreachableError(f"latency={share:g} cannot be reached: {seen:.3f} of the time was the least that was measured")
     context.note(f"{seen:.3f} of the latency as measured while choosing")
     return best
 

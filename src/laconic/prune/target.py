@@ -1,11 +1,11 @@
 """Which channels stay so that a network costs what is asked for: the cheapest to lose go first, per unit of cost that they save."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import ceil
 from typing import Literal, TypeAlias
 
-from laconic.errors import LaconicError
+from laconic.errors import UnreachableError
 from laconic.program.cost import Cost, byte_costs, mac_costs
 from laconic.program.groups import Found, Group
 from laconic.program.sizes import Sizes
@@ -27,6 +27,7 @@ class Target:
     share: float
     floor: float = 0.1  # share of each group's channels that stays in any case
     multiple_of: int = 1  # of the channels that stay, where a group has that many
+    least: Mapping[str, int] = field(default_factory=dict)  # channels that stay in any case, of groups whose floor is known so
 
 
 @dataclass
@@ -70,9 +71,9 @@ def choose(found: Found, groups: Sequence[Group], ranking: Ranking, target: Targ
     Raises:
         LaconicError: the target is below what is left when every group is at its floor; says the reachable minimum.
     """
+    check_reachable(found, groups, target)
     ledger = _Ledger.open(found, groups, target.unit)
     whole = ledger.of()
-    _check_reachable(ledger, groups, target, whole)
     limit, now = target.share * whole, whole
     offers = {group.name: _offer(ledger, ranking, group, target) for group in groups}
     by_name = {group.name: group for group in groups}
@@ -111,7 +112,7 @@ def _next_step(kept: int, group: Group, target: Target) -> int:
     """Return how many channels to take so that a multiple is left, more at once of a wide group; 0: none may go."""
     multiple = target.multiple_of
     stride = multiple * max(1, group.channels // (_STEPS * multiple))
-    floor = max(1, ceil(round(target.floor * group.channels, 6)))
+    floor = target.least.get(group.name, max(1, ceil(round(target.floor * group.channels, 6))))
     return next((count for count in (kept % multiple or stride, kept % multiple or multiple) if kept - count >= floor), 0)
 
 
@@ -127,17 +128,27 @@ def _coupled(ledger: _Ledger, group: Group, groups: Sequence[Group]) -> set[str]
     return {each.name for each in groups if each.symbol in shared}
 
 
-def _check_reachable(ledger: _Ledger, groups: Sequence[Group], target: Target, whole: int) -> None:
-    kept = dict(ledger.kept)
+def cost(found: Found, groups: Sequence[Group], unit: Unit) -> int:
+    """Return what a network costs as it is."""
+    return _Ledger.open(found, groups, unit).of()
+
+
+def check_reachable(found: Found, groups: Sequence[Group], target: Target) -> None:
+    """Say so where a target is below what is left when every group is at its floor.
+
+    Raises:
+        LaconicError: with the reachable minimum.
+    """
+    ledger = _Ledger.open(found, groups, target.unit)
+    whole = ledger.of()
     for group in groups:
         left = group.channels
         while count := _next_step(left, group, target):
             left -= count
         ledger.kept[group.symbol] = list(range(left))
     least = ledger.of() / whole
-    ledger.kept.update(kept)
     if least > target.share * (1 + TOLERANCE):
-        raise LaconicError(
+        raise UnreachableError(
             f"{target.unit}={target.share:g} cannot be reached: {least:.3f} of the {target.unit} is the least when every group keeps "
             f"{target.floor:.0%} of its channels (floor); frozen axes and excluded layers hold the rest"
         )

@@ -1,9 +1,14 @@
-"""The ladder: recipes built from the steps there are, cheapest first."""
+"""The ladder: recipes built from the steps there are, cheapest first; the order of techniques in each is structures, training, integers."""
 
 from dataclasses import dataclass
 
-from laconic.receipt import Budget
+from laconic.receipt import Attempt, Budget
 from laconic.recipe import PlainRecipe
+
+INTEGERS, LAYERS, FILTERS = "integers", "layers", "filters"
+
+_FITTED = {"ranges": "mean-square", "weight_ranges": "mean-square"}
+_SLACKS = (1.0, 0.85, 0.7, 0.55)  # of the share that would do if time followed the multiply-accumulates
 
 
 @dataclass(frozen=True)
@@ -12,6 +17,7 @@ class Rung:
 
     name: str
     recipe: PlainRecipe
+    kind: str = INTEGERS  # rungs of one kind: the first keeps most accuracy where structures go, least where only integers come
 
 
 def ladder(budget: Budget, trainable: bool, epochs: int = 3) -> list[Rung]:
@@ -24,18 +30,52 @@ def ladder(budget: Budget, trainable: bool, epochs: int = 3) -> list[Rung]:
         trainable: whether there is training data, so that recipes may train.
         epochs: of each training.
     """
-    fitted = {"ranges": "mean-square", "weight_ranges": "mean-square"}
     rungs = [
         Rung("int8", [{"quantize.Static": {"ranges": "min-max", "bias_correction": False}}]),
         Rung("int8, fitted ranges, corrected biases", [{"quantize.Static": {}}]),
-        Rung("int8, fitted ranges of weights too, corrected biases", [{"quantize.Static": fitted}]),
+        Rung("int8, fitted ranges of weights too, corrected biases", [{"quantize.Static": _FITTED}]),
     ]
     if _float_may_do(budget):
         rungs.insert(0, Rung("float, exported", []))
     if trainable:
         recovery = {"epochs": epochs, "learning_rate": 0.001, "alpha": 0.9, "weight_decay": 0.0, "keep": "best", "autocast": "off"}
-        rungs.append(Rung(f"int8, distilled for {epochs} epochs", [{"quantize.Static": fitted}, {"distill.Response": recovery}]))
+        rungs.append(Rung(f"int8, distilled for {epochs} epochs", [{"quantize.Static": _FITTED}, {"distill.Response": recovery}]))
     return rungs
+
+
+def structural(budget: Budget, reached: Attempt, trainable: bool, epochs: int = 3) -> list[Rung]:
+    """Return recipes that also remove structures, for a budget whose size or speed integers alone do not reach.
+
+    Whole layers first where speed is asked for: what is left stays as wide as runtimes like it. Filters first where bytes are.
+
+    Args:
+        budget: what is asked for.
+        reached: what the best recipe with integers alone reached.
+        trainable: whether there is training data.
+        epochs: of the short trainings; after structures have gone, four times as many.
+    """
+    bytes_share = min(_share(reached.smaller, budget.smaller), _share(budget.max_bytes, reached.file_bytes))
+    time_share = min(_share(reached.faster, budget.faster), _share(budget.max_latency_ms, reached.latency_ms))
+    rungs = list[Rung]()
+    for slack in _SLACKS if min(bytes_share, time_share) < 1 else ():
+        for kind in (LAYERS, FILTERS) if time_share < bytes_share else (FILTERS, LAYERS):
+            rungs.append(_without(kind, slack * bytes_share, slack * time_share, trainable, 4 * epochs))
+    return sorted(rungs, key=lambda rung: rung.kind != rungs[0].kind)
+
+
+def _without(kind: str, bytes_share: float, time_share: float, trainable: bool, epochs: int) -> Rung:
+    target = {"bytes": round(bytes_share, 3)} if bytes_share < time_share else {"macs": round(time_share, 3)}
+    step = {LAYERS: ("prune.Layers", target), FILTERS: ("prune.Filters", {**target, "multiple_of": 8 if "bytes" in target else 16})}[kind]
+    training = {"epochs": epochs, "learning_rate": 0.05, "schedule": "one-cycle", "alpha": 0.9, "keep": "best"}
+    recipe: PlainRecipe = [{step[0]: step[1]}, *([{"distill.Response": training}] if trainable else []), {"quantize.Static": _FITTED}]
+    unit, share = next(iter(target.items()))
+    trained = f", distilled for {epochs} epochs" if trainable else ""
+    return Rung(f"{kind} to {share:.0%} of the {unit}{trained}, int8", recipe, kind)
+
+
+def _share(reached: float | None, asked: float | None) -> float:
+    """Return what must be left of a cost so that a ratio is reached; 1 where nothing is asked."""
+    return 1.0 if not reached or not asked else min(1.0, reached / asked)
 
 
 def _float_may_do(budget: Budget) -> bool:

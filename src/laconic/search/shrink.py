@@ -1,15 +1,16 @@
 """Shrink: find the cheapest recipe that meets a budget as measured on its file, and deliver it."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from laconic.deliver import Delivery, Exported, Say, deliver, export, fastest_float, score, timed
-from laconic.errors import LaconicError, NotApplicableError
+from laconic.errors import LaconicError, NotApplicableError, UnreachableError
 from laconic.job import Job
 from laconic.program import clone
 from laconic.receipt import Attempt, Budget, Receipt, missed
 from laconic.recipe import Compressed, apply, parse, plain
-from laconic.search.ladder import Rung, ladder
+from laconic.search.ladder import INTEGERS, Rung, ladder, structural
 from laconic.store import Store, key
 
 
@@ -54,24 +55,48 @@ def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say:
         say: told each result as it comes.
         epochs: of recipes that train.
     """
-    baseline = fastest_float(job, store)
-    tried = list[_Tried]()
-    rungs = ladder(budget, job.splits.train is not None, epochs)
-    for position, rung in enumerate(rungs, start=1):
-        say(f"[{position}/{len(rungs)}] {rung.name}")
+    baseline, trainable = fastest_float(job, store), job.splits.train is not None
+
+    def attempt(rung: Rung) -> _Tried | None:
+        say(rung.name)
         try:
-            tried.append(_try(rung, job, baseline, budget, store, runtime))
-        except NotApplicableError as error:
+            done = _try(rung, job, baseline, budget, store, runtime)
+        except (NotApplicableError, UnreachableError) as error:
             say(f"      does not apply: {error}")
-            continue
-        say(f"      {_words(tried[-1].attempt)}")
-        if not tried[-1].attempt.missed:
-            break
+            return None
+        say(f"      {_words(done.attempt)}")
+        return done
+
+    tried = climb(ladder(budget, trainable, epochs), attempt, budget)
+    if tried and all(one.attempt.missed for one in tried):
+        reached = min(tried, key=lambda one: _shortfall(one.attempt, budget)).attempt
+        tried += climb(structural(budget, reached, trainable, epochs), attempt, budget)
     if not tried:
         raise LaconicError("no recipe of the ladder applies to this network; give a recipe of your own to `laconic compress`")
     best = min(tried, key=lambda one: _shortfall(one.attempt, budget))
     attempts = tuple(one.attempt for one in tried)
     return deliver(Delivery(job, baseline, best.exported, best.compressed, best.attempt.recipe, budget, attempts), out, store, say)
+
+
+def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], _Tried | None], budget: Budget) -> list[_Tried]:
+    """Try rungs in order until one meets the budget, leaving out those that cannot: returns what was tried.
+
+    Rungs of integers differ in accuracy only: when size or speed is missed, the others miss it too. Of rungs without structures
+    the later lose more accuracy: when one loses too much, so do the others of its kind.
+    """
+    tried, hopeless = list[_Tried](), set[str]()
+    for rung in rungs:
+        done = None if rung.kind in hopeless else attempt(rung)
+        if done is None:
+            continue
+        tried.append(done)
+        if not done.attempt.missed:
+            break
+        accurate = budget.max_drop is None or done.attempt.drop_points <= budget.max_drop
+        other_limits = len(done.attempt.missed) > (not accurate)
+        if (other_limits and rung.recipe) if rung.kind == INTEGERS else not accurate:
+            hopeless.add(rung.kind)
+    return tried
 
 
 def _try(rung: Rung, job: Job, baseline: Exported, budget: Budget, store: Store, runtime: str) -> _Tried:

@@ -131,7 +131,10 @@ def shorten(work: Work, run: Run, keep: KeptChannels) -> None:
     if not isinstance(work.model, Program):
         raise LaconicError(f"only a captured program can be cut while it trains; this model is a {type(work.model).__name__}")
     sliced = {id(work.model.get_parameter(name)): kept for name, kept in slices(work.model, keep).items() if _is_parameter(work, name)}
+    flags = {name: parameter.requires_grad for name, parameter in work.model.named_parameters()}
     cut(work.model, keep)
+    for name, parameter in work.model.named_parameters():
+        parameter.requires_grad_(flags[name])  # a representation is made anew
     for name, parameter in trained(work.model).items():
         _follow(run, name, parameter, sliced.get(id(parameter), ()))
     run.cuts = (*run.cuts, Cut(len(run.history), {name: list(channels) for name, channels in keep.items()}))

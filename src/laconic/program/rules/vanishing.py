@@ -148,6 +148,12 @@ def _layer(zeros: _Zeros, node: Node) -> Survivors:
     return zeros.product(node, list(node.args[:2])) | (set() if bias is None else zeros.survivors[bias])
 
 
+@enter(_PASSES, aten.addmm, aten.baddbmm)
+def _added_product(zeros: _Zeros, node: Node) -> Survivors:
+    added, *factors = node.args[:3]
+    return zeros.product(node, factors) | zeros.survivors[added] | (zeros.leaves(node) - zeros.leaves(added))
+
+
 @enter(_PASSES, aten.div)
 def _quotient(zeros: _Zeros, node: Node) -> Survivors:
     return zeros.product(node, zeros.tensors(node)[:1])
