@@ -22,7 +22,8 @@ _Class = TypeVar("_Class")
 def step(cls: type[_Class]) -> type[_Class]:
     """Make a class a step: a frozen dataclass whose fields are validated, with a JSON schema, called as `(program, context)`.
 
-    A step that trains says so with `trains: ClassVar[bool] = True`, so that missing training data is found before any work.
+    A step that trains says so with `trains: ClassVar[bool] = True` (or a property, where its settings decide), so that missing training
+    data is found before any work.
     """
     decorate: Any = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
     made: type[_Class] = decorate(cls)

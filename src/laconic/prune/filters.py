@@ -5,7 +5,7 @@ together; here the groups come from the axis algebra of `program.groups`. Criter
 and `recover`.
 """
 
-from typing import Annotated, ClassVar, Self
+from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
@@ -20,14 +20,12 @@ from laconic.step import step
 class Filters(Structured):
     """Remove the least important filters and neurons, and refit what reads them.
 
-    Smaller and faster in any runtime: the tensors are really cut.
+    Smaller, for the tensors are really cut. Faster where the runtime likes the widths that are left: give `multiple_of` for that.
     """
 
     multiple_of: Annotated[int, Field(ge=1)] = 1  # of the channels that stay; 8 or 16 suit vector units
     exact: bool = False  # only groups whose cut computes what zeroing would (no norm or mean over the channels)
     shrink: Annotated[float, Field(gt=0, lt=1)] | None = None  # decay the doomed during the first half of training, then cut; e.g. 0.02
-
-    forms: ClassVar[frozenset[str]] = frozenset()
 
     @model_validator(mode="after")
     def _training_for_shrink(self) -> Self:

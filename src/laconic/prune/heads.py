@@ -14,7 +14,7 @@ from laconic.step import step
 class Heads(Structured):
     """Remove the least important attention heads, and refit the layer that reads them.
 
-    Smaller and faster in any runtime. Grouped queries go with the key and value head that they share.
+    Smaller and faster. Where queries share a key and value head, these heads are one group and the queries of each another.
     """
 
     def __call__(self, program: Program, context: Context) -> Program:

@@ -21,6 +21,7 @@ from laconic.program.observe import observe
 from laconic.program.select import matches
 from laconic.prune.goal import Goal
 from laconic.prune.recover import recover, retrain
+from laconic.prune.structured import check_inputs
 from laconic.step import Patterns, step
 from laconic.train import Training
 from laconic.train.imitation import softened_divergence
@@ -47,6 +48,9 @@ class Layers(Goal):
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Return a smaller program."""
+        check_inputs(program, context)
+        if self.include or self.exclude:
+            weights(program, self.include, self.exclude)  # a pattern that matches nothing is an error
         unit, share = self.goal(_RATIO)
         smaller, damage = clone(program), _Damage(program, context, self.examples)
         budget = _Budget(unit, share, program, context, len(self._candidates(program)))
@@ -64,8 +68,6 @@ class Layers(Goal):
         return smaller
 
     def _candidates(self, program: Program) -> list[Block]:
-        if self.include or self.exclude:
-            weights(program, self.include, self.exclude)
         return [block for block in blocks(program) if self._may_go(block)]
 
     def _may_go(self, block: Block) -> bool:
@@ -107,14 +109,17 @@ class _Budget:
 
     def __init__(self, unit: str, share: float, whole: Program, context: Context, candidates: int) -> None:
         if not candidates:
-            raise NotApplicableError("no block may go: the network has no residual branch or layer that keeps the shape of its input")
+            raise NotApplicableError(
+                "no block may go: there is no residual branch or layer that keeps its input's shape, or the patterns leave none"
+            )
         self.unit, self.share, self.whole, self.context = unit, share, whole, context
         self.candidates, self.removed = candidates, 0
         self.before = self._cost(whole)
 
     def met(self, program: Program) -> bool:
         if self.unit == "structures":
-            return self.removed >= max(1, round((1 - self.share) * self.candidates))
+            wanted = (1 - self.share) * self.candidates
+            return self.removed >= (max(1, round(wanted)) if wanted else 0)
         return self.removed > 0 and self.reached(program) <= self.share
 
     def reached(self, program: Program) -> float:

@@ -1,4 +1,4 @@
-"""Channels that fade while a network trains, and are then cut: their decay grows until they carry nothing.
+"""Channels that fade while a network trains, and are then cut: their decay grows up to there.
 
 Source: H. Wang, C. Qin, Y. Zhang, Y. Fu, "Neural Pruning via Growing Regularization", ICLR 2021, section 3.2 (GReg-1): an L2 penalty that
 grows on the weights to be removed. Here it is a decay of its own, apart from the gradient (I. Loshchilov, F. Hutter, "Decoupled Weight
@@ -49,7 +49,7 @@ class Shrinking:
 
 
 def _doomed(program: Program, keep: Mapping[str, Sequence[int]]) -> dict[str, list[tuple[int, torch.Tensor]]]:
-    """Return, by parameter, the axes and positions of the channels that go, where these are made (not where they are read)."""
+    """Return, by parameter, the axes and positions of the channels that go, on first axes: where most layers make them."""
     parameters, found = dict(program.named_parameters(remove_duplicate=False)), dict[str, list[tuple[int, torch.Tensor]]]()
     for group in channel_groups(program):
         gone = np.setdiff1d(np.arange(group.channels), keep.get(group.name, range(group.channels)))

@@ -12,6 +12,7 @@ from pydantic.dataclasses import dataclass
 from laconic.context import Context
 from laconic.errors import LaconicError, NotApplicableError, UnreachableError
 from laconic.program import Program, clone, weights
+from laconic.program.cost import mac_costs
 from laconic.program.cut import KeptChannels, cut, slices
 from laconic.program.groups import Found, Group, find
 from laconic.program.select import matches
@@ -33,8 +34,8 @@ class Structured(Goal):
 
     scope: Literal["global", "group"] = "global"  # rank all groups together, or take the ratio from each
     importance: Importance = "obs"  # what the structures are ranked by; obs: the loss left when the others have adjusted
-    floor: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of each group that stays in any case; one at least
-    recovery: Recovery = "least-squares"  # of the layers that read what was cut, on unlabelled calibration data
+    floor: Annotated[float, Field(ge=0, lt=1)] = 0.1  # share of each group that stays in any case; one at least (not with scope group)
+    recovery: Recovery = "least-squares"  # of the layers that read what was cut, on unlabelled calibration data (not with shrink)
     rounds: Annotated[int, Field(ge=1)] = 1  # in how many steps the target is approached, with recovery and training after each
     training: Training | None = None  # after each round, on labels and the answers of the network as it came; None: none
     include: Patterns = ()  # name patterns of layers whose outputs may be cut; empty: all
@@ -68,10 +69,11 @@ def prune(program: Program, work: Work, context: Context) -> Program:
     """Cut a program to a target, in place, and recover it.
 
     Raises:
-        LaconicError: the calibration data do not fit, a pattern matches nothing, or the target is out of reach. Nothing has been cut then.
+        LaconicError: the calibration data do not fit, a pattern matches nothing, or the target is out of reach. In the first round nothing
+            has been cut then.
         NotApplicableError: there is nothing of the kind to cut; says what froze the axes.
     """
-    _check_inputs(program, context)
+    check_inputs(program, context)
     settings = work.settings
     if settings.training is not None and context.splits.train is None:
         raise LaconicError("training was asked for, and the data has no training split; leave it out, or give data with a `train` part")
@@ -87,7 +89,12 @@ def prune(program: Program, work: Work, context: Context) -> Program:
     return program
 
 
-def _check_inputs(program: Program, context: Context) -> None:
+def check_inputs(program: Program, context: Context) -> None:
+    """Find calibration data of another shape or type than the network takes.
+
+    Raises:
+        LaconicError: says both.
+    """
     wanted = [(tuple(entry.shape), entry.dtype) for entry in program.inputs]
     came = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in context.example()]
     if wanted != came:
@@ -151,10 +158,11 @@ def _groups(program: Program, found: Found, work: Work) -> list[Group]:
     producers = {weight.name: weight.axis for weight in weights(program)}
     if include or exclude:
         weights(program, include, exclude)  # a pattern that matches nothing is an error
-    groups = [group for group in found.groups if work.chosen(group) and group.channels > 1]
+    multiplied = frozenset[int]().union(*(cost.symbols for cost in mac_costs(found.walk)))
+    groups = [group for group in found.groups if work.chosen(group) and group.channels > 1 and group.symbol in multiplied]
     if not groups:
         reasons = sorted({frozen.reason for frozen in found.frozen})
-        raise NotApplicableError(f"there is no {work.what} to prune: every axis must stay whole: " + "; ".join(reasons[:8]))
+        raise NotApplicableError(f"the network has no {work.what} to prune; its axes stay whole because of: " + "; ".join(reasons[:8]))
     names = {group.name: [slot.tensor for slot in group.slots if producers.get(slot.tensor) == slot.axis] for group in groups}
     left = [g for g in groups if _wanted(names[g.name] or [slot.tensor for slot in g.slots], include, exclude)]
     if not left:

@@ -81,8 +81,8 @@ def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say:
 def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], _Tried | None], budget: Budget) -> list[_Tried]:
     """Try rungs in order until one meets the budget, leaving out those that cannot: returns what was tried.
 
-    Rungs of integers differ in accuracy only: when size or speed is missed, the others miss it too. Of rungs without structures
-    the later lose more accuracy: when one loses too much, so do the others of its kind.
+    Rungs of integers differ in accuracy only: when size or speed is missed, the others miss it too. Rungs that
+    remove structures remove more one after the other: when one loses too much accuracy, so do the later ones of its kind.
     """
     tried, hopeless = list[_Tried](), set[str]()
     for rung in rungs:

@@ -82,11 +82,6 @@ class _Zeros:
         return (self.leaves(node) - known).union(*(self.survivors[source] for source in sources))
 
 
-def _writes(node: Node) -> bool:
-    schema = getattr(node.target, "_schema", None)
-    return node.op == "call_function" and node.target not in _PASSES and schema is not None and schema.is_mutable
-
-
 def _tensors(value: Any) -> list[Axes]:
     if value is None:
         return []
@@ -110,8 +105,6 @@ def _tensors(value: Any) -> list[Axes]:
 @enter(_PASSES, aten.tensor_split, aten.slice, aten.narrow, aten.select, aten.unbind, aten.index, aten.index_select, aten.tril, aten.triu)
 @enter(
     _PASSES,
-    aten.unfold,
-    aten.expand_as,
     aten.embedding,
     aten.sum,
     aten.mean,
