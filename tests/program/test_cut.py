@@ -170,3 +170,14 @@ def test_a_cut_network_goes_back_into_the_users_class():
     back = write_back(program, module)
     assert back[0].weight.shape == (4, 3, 3, 3)
     torch.testing.assert_close(back(*example), program(*example))
+
+
+def test_a_cut_network_trains_while_an_older_graph_lives():
+    program = capture(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 3)), (torch.randn(2, 6),))
+    older, weight = program(torch.randn(2, 6)), program.get_parameter("0.weight")
+    cut(program, {"0.weight[0]": range(2)})
+    program(torch.randn(4, 6)).sum().backward()
+    assert program.get_parameter("0.weight") is weight, "an optimizer that holds it goes on holding it"
+    assert weight.grad.shape == (2, 6)
+    assert weight.dtype == torch.float32
+    del older

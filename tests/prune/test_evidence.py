@@ -1,5 +1,7 @@
 """What is known about channels, against what `cut` removes, direct computation and the loss itself."""
 
+import gc
+
 import pytest
 import torch
 from torch import nn
@@ -238,3 +240,18 @@ def test_represented_weights_have_gradients_of_their_dense_view(context_of):
     for (_, one), (_, other) in zip(gradients(program, context), gradients(plain, context), strict=True):
         for name in parameters(plain):
             torch.testing.assert_close(one[name], other[name], rtol=1e-2, atol=1e-3)
+
+
+def test_what_was_gathered_does_not_hold_parameters_that_are_cut_later(context_of):
+    """A graph that garbage collection has not reached yet would expect gradients of the old shape."""
+    program, context = captured("residual")[0], context_of("residual")
+    gc.collect()
+    gc.disable()
+    try:
+        list(gradients(program, context))
+        output_sensitivity(program, context, layers(program))
+        cut(program, {group.name: [0, 2, 3] for group in channel_groups(program)})
+        program(*context.example()).sum().backward()
+    finally:
+        gc.enable()
+    assert all(parameter.grad.shape == parameter.shape for parameter in program.parameters())

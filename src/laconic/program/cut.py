@@ -129,6 +129,8 @@ def _shorten(tensor: Tensor, kept: tuple[Slice, ...]) -> None:
     for each in kept:
         value = each.of(value)
     tensor.grad = None
+    if tensor.requires_grad:  # a change of type on the way makes autograd forget the old shape, which it keeps while an older graph lives
+        tensor.data = torch.empty(0, dtype=torch.float64 if value.dtype != torch.float64 else torch.float32)
     tensor.data = value
 
 

@@ -131,8 +131,10 @@ def _followed(program: Program, inputs: Tensor, nodes: Collection[fx.Node]) -> t
     class Following(fx.Interpreter):
         def run_node(self, n: fx.Node) -> Any:
             value = self.env[n.all_input_nodes[0]] if n.target == aten.detach.default else super().run_node(n)
+            if n.op == "get_attr":
+                value = value.detach()  # a graph that lives on must not hold parameters that are cut later
             if n in nodes:
-                values[n] = value = value if value.requires_grad and n.op != "get_attr" else value.detach().requires_grad_()
+                values[n] = value = value if value.requires_grad else value.requires_grad_()
             return value
 
     with torch.enable_grad():

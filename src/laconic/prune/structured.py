@@ -143,7 +143,10 @@ def _choose(program: Program, work: Work, unit: str, goal: float, origin: _Origi
         chosen = [choose(found, [group], order, target) for group, target in zip(groups, targets, strict=True)]
         return {name: kept for each in chosen for name, kept in each.items()}, found
     share = goal * origin.cost / cost(found, groups, unit)  # type: ignore[arg-type]
-    return choose(found, groups, order, _target(work, groups, unit, share, origin)), found
+    keep = choose(found, groups, order, _target(work, groups, unit, share, origin))
+    left = cost(found, groups, unit, keep) / origin.cost  # type: ignore[arg-type]
+    context.note(f"{left:.3f} of the {unit} left, {goal:.3f} asked")
+    return keep, found
 
 
 def _target(work: Work, groups: Sequence[Group], unit: str, share: float, origin: _Origin) -> Target:

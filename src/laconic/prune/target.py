@@ -62,8 +62,8 @@ def choose(found: Found, groups: Sequence[Group], ranking: Ranking, target: Targ
     """Choose the channels that stay.
 
     Channels go one by one (or so many at once that their number stays a multiple): each time those that cost the least loss
-    for what they save, or that rank lowest where the ranking is of no known unit. It ends at the target or, where one more channel would
-    go too far, just above it.
+    for what they save, or that rank lowest where the ranking is of no known unit. It ends at the target or, where groups are
+    too coarse for that, as near to it as one more step comes.
 
     Returns:
         By the name of each group that loses any, its channels that stay.
@@ -80,12 +80,20 @@ def choose(found: Found, groups: Sequence[Group], ranking: Ranking, target: Targ
     while now > limit:
         fitting = [offer for offer in offers.values() if offer and now - offer.saves >= limit - TOLERANCE / 2 * limit]
         if not fitting:
+            _come_nearer(ledger, ranking, by_name, [offer for offer in offers.values() if offer], now - limit)
             break
         best = min(fitting, key=lambda offer: offer.cost / (max(offer.saves, 1) if ranking.in_loss else len(offer.channels)))
         stale = _accept(ledger, ranking, by_name[best.group], best) | _coupled(ledger, by_name[best.group], groups)
         now -= best.saves
         offers |= {name: _offer(ledger, ranking, by_name[name], target) for name in stale | {best.group} if name in by_name}
     return {group.name: ledger.kept[group.symbol] for group in groups if len(ledger.kept[group.symbol]) < group.channels}
+
+
+def _come_nearer(ledger: _Ledger, ranking: Ranking, groups: Mapping[str, Group], offers: Sequence["_Offer"], missing: float) -> None:
+    """Take one more offer, though it goes too far, where that ends nearer than what is missing now."""
+    nearest = min(offers, key=lambda offer: abs(offer.saves - missing), default=None)
+    if nearest and abs(nearest.saves - missing) < missing:
+        _accept(ledger, ranking, groups[nearest.group], nearest)
 
 
 @dataclass(frozen=True)
@@ -128,9 +136,11 @@ def _coupled(ledger: _Ledger, group: Group, groups: Sequence[Group]) -> set[str]
     return {each.name for each in groups if each.symbol in shared}
 
 
-def cost(found: Found, groups: Sequence[Group], unit: Unit) -> int:
-    """Return what a network costs as it is."""
-    return _Ledger.open(found, groups, unit).of()
+def cost(found: Found, groups: Sequence[Group], unit: Unit, keep: Mapping[str, Sequence[int]] | None = None) -> int:
+    """Return what a network costs as it is, or with the channels that stay by the name of their group."""
+    ledger = _Ledger.open(found, groups, unit)
+    ledger.kept |= {group.symbol: list(keep[group.name]) for group in groups if keep and group.name in keep}
+    return ledger.of()
 
 
 def check_reachable(found: Found, groups: Sequence[Group], target: Target) -> None:

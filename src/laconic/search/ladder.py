@@ -64,13 +64,17 @@ def structural(budget: Budget, reached: Attempt, trainable: bool, epochs: int = 
 
 
 def _without(kind: str, bytes_share: float, time_share: float, trainable: bool, epochs: int) -> Rung:
-    target = {"bytes": round(bytes_share, 3)} if bytes_share < time_share else {"macs": round(time_share, 3)}
+    target = {"bytes": _rounded(bytes_share)} if bytes_share < time_share else {"macs": _rounded(time_share)}
     step = {LAYERS: ("prune.Layers", target), FILTERS: ("prune.Filters", {**target, "multiple_of": 8 if "bytes" in target else 16})}[kind]
     training = {"epochs": epochs, "learning_rate": 0.05, "schedule": "one-cycle", "alpha": 0.9, "keep": "best"}
     recipe: PlainRecipe = [{step[0]: step[1]}, *([{"distill.Response": training}] if trainable else []), {"quantize.Static": _FITTED}]
     unit, share = next(iter(target.items()))
     trained = f", distilled for {epochs} epochs" if trainable else ""
-    return Rung(f"{kind} to {share:.0%} of the {unit}{trained}, int8", recipe, kind)
+    return Rung(f"{kind} to {100 * share:.3g} % of the {unit}{trained}, int8", recipe, kind)
+
+
+def _rounded(share: float) -> float:
+    return max(0.001, round(share, 3))
 
 
 def _share(reached: float | None, asked: float | None) -> float:
