@@ -166,7 +166,7 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At the height of the schedule.")] = 0.1,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     schedule: Annotated[str, typer.Option(help="cosine, one-cycle or constant.")] = "one-cycle",
-    channels_last: Annotated[bool, typer.Option(help="A third faster for plain convolutional networks.")] = False,
+    channels_last: Annotated[bool, typer.Option(help="Lay images out so in memory: faster for plain convolutions.")] = False,
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,

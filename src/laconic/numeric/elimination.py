@@ -10,6 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+LARGEST = 8192
+"""Inputs of one output of a layer, up to which a system in all of them is worth solving."""
+
 
 @dataclass
 class Elimination:

@@ -10,7 +10,7 @@ import torch
 from laconic.program.axes import Keep
 from laconic.program.represent import packed
 from laconic.program.sizes import Sizes
-from laconic.program.walk import BATCH, Axes, Node, Walk
+from laconic.program.walk import BATCH, Axes, Node, Walk, tensors_of
 
 aten = torch.ops.aten
 
@@ -53,14 +53,9 @@ def stored_bytes(walk: Walk, keep: Keep | None = None) -> dict[str, int]:
 
 
 def _mac_cost(walk: Walk, node: Node) -> Cost:
-    involved = [each for each in (node, *node.all_input_nodes) for each in _axes(walk.axes.get(each))]
-    symbols = frozenset(leaf for term in involved for leaf in walk.algebra.leaves(term))
+    involved = [axes for each in (node, *node.all_input_nodes) for axes in tensors_of(walk.axes[each])]
+    symbols = frozenset(leaf for axes in involved for term in axes for leaf in walk.algebra.leaves(term))
     return Cost(node.name, symbols, lambda sizes: _COUNTS[node.target](node, sizes) // BATCH)
-
-
-def _axes(value: Any) -> Axes:
-    """Return the axes of a value, or of all tensors of a list of them."""
-    return [] if value is None else [term for axes in value for term in axes] if value and isinstance(value[0], list) else value
 
 
 def _byte_cost(walk: Walk, name: str, axes: Axes) -> Cost:

@@ -56,9 +56,9 @@ def cut(program: Program, keep: KeptChannels, found: Found | None = None) -> Pro
         _cut_tensor(program, name, kept)
     for node, form in edges(program).items():
         _cut_edge(program, node, form, state, wanted)
-    for node, arguments in updates:
-        if arguments is not None:
-            node.args, node.kwargs = arguments
+    for node, call in updates:
+        if call is not None:
+            node.target, node.args, node.kwargs = call
     tidy(program)
     return infer_shapes(program)
 
@@ -68,6 +68,13 @@ def slices(program: Program, keep: KeptChannels) -> dict[str, tuple[Slice, ...]]
     found = find(program)
     kept = _slices(found.walk, symbols(found, keep))
     return {_stored(program, name): each for name, each in kept.items()}
+
+
+def shortened(tensor: Tensor, kept: Sequence[Slice]) -> Tensor:
+    """Return what stays of a tensor when it is sliced along several axes."""
+    for each in kept:
+        tensor = each.of(tensor)
+    return tensor
 
 
 def symbols(found: Found, keep: KeptChannels) -> dict[int, list[int]]:
@@ -125,9 +132,7 @@ def _cut_tensor(program: Program, name: str, kept: tuple[Slice, ...]) -> None:
 
 
 def _shorten(tensor: Tensor, kept: tuple[Slice, ...]) -> None:
-    value = tensor.detach()
-    for each in kept:
-        value = each.of(value)
+    value = shortened(tensor.detach(), kept)
     tensor.grad = None
     if tensor.requires_grad:  # a change of type on the way makes autograd forget the old shape, which it keeps while an older graph lives
         tensor.data = torch.empty(0, dtype=torch.float64 if value.dtype != torch.float64 else torch.float32)

@@ -9,7 +9,7 @@ from laconic.program.program import Program
 from laconic.program.rules import rule_for
 from laconic.program.rules.vanishing import blur_sums
 from laconic.program.shapes import shapes
-from laconic.program.walk import BATCH, Axes, Rule, Value, Walk, where
+from laconic.program.walk import BATCH, Axes, Rule, Value, Walk, tensors_of, where
 
 
 def describe(program: Program) -> Walk:
@@ -35,7 +35,7 @@ def _apply(state: Walk, node: fx.Node, rule: Rule | None) -> Value:
         except (MisfitError, ValueError, IndexError, TypeError) as misfit:  # arguments of a kind that the rule does not know
             reason = f"{where(node)}: {misfit}"
     for argument in node.all_input_nodes:
-        for axes in _tensors_of(state.axes[argument]):
+        for axes in tensors_of(state.axes[argument]):
             state.freeze(axes, reason)
     return _unknown(state, node, reason)
 
@@ -54,12 +54,6 @@ def _shape_of(state: Walk, axes: Value) -> Any:
         return None
     several = bool(axes) and isinstance(axes[0], list)
     return [_shape_of(state, each) for each in axes] if several else [state.algebra.size(term) for term in axes]
-
-
-def _tensors_of(value: Value) -> list[Axes]:
-    if value is None:
-        return []
-    return [value] if not value or not isinstance(value[0], list) else value
 
 
 def _unknown(state: Walk, node: fx.Node, reason: str | None = None) -> Value:

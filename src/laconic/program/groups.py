@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from laconic.program.axes import Algebra, Term
 from laconic.program.describe import describe
 from laconic.program.program import Program
-from laconic.program.walk import Walk
+from laconic.program.walk import KERNEL, Walk
 
 _TWICE = "a product has these channels twice, so that what it is made of belongs to two of them"
 
@@ -54,6 +54,11 @@ class Frozen:
     axis: int
     size: int
     reason: str
+
+    @property
+    def of_kernel(self) -> bool:
+        """Whether these are the positions of a kernel, which are never channels."""
+        return self.reason.endswith(KERNEL)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from torch import Tensor, fx
 from torch.nn.utils import parametrize
 
 from laconic.program.program import Program, holder
-from laconic.program.walk import Node
+from laconic.program.walk import Node, argument
 
 aten = torch.ops.aten
 
@@ -42,7 +42,7 @@ class Layer:
         """Return the inputs of every output position, one per row: (positions, in * kernel), in the order of `weight[o].flatten()`."""
         if not self.spatial:
             return value.reshape(-1, value.shape[-1])
-        stride, padding, dilation = (self._each(position, default) for position, default in ((3, 1), (4, 0), (5, 1)))
+        stride, padding, dilation = (self._each(name) for name in ("stride", "padding", "dilation"))
         if self.spatial == 1:
             value, stride, padding, dilation = value.unsqueeze(2), [1, *stride], [0, *padding], [1, *dilation]
         kernel = self.shape[2:] if self.spatial == 2 else (1, *self.shape[2:])
@@ -51,15 +51,17 @@ class Layer:
 
     def targets(self, output: Tensor) -> Tensor:
         """Return outputs, one position per row: (positions, out), in the order of `rows`."""
-        return output.movedim(1, -1).reshape(-1, output.shape[1]) if self.spatial else output.reshape(-1, output.shape[-1])
+        moved = output.movedim(self.channel_axis(), -1)
+        return moved.reshape(-1, moved.shape[-1])  # of a whole layer too, where this one has been cut
 
     def channel_axis(self) -> int:
         """Return the axis of the output channels in what it computes."""
         return 1 if self.spatial else -1
 
-    def _each(self, position: int, default: int) -> list[int]:
-        given: Any = self.node.args[position] if len(self.node.args) > position else default
-        values = [given] * self.spatial if isinstance(given, int) else list(given)
+    def _each(self, name: str) -> list[int]:
+        """Return an argument for every spatial dimension, where one may be written for all."""
+        given: Any = argument(self.node, name)
+        values = [given] if isinstance(given, int) else list(given)
         return values * self.spatial if len(values) < self.spatial else values
 
 
@@ -76,12 +78,11 @@ def layers(program: Program) -> list[Layer]:
 def _layer(program: Program, node: Node) -> Layer | None:
     if node.target not in (aten.linear.default, *_CONVOLUTIONS):
         return None
-    source, weight = node.args[:2]
-    bias = node.args[2] if len(node.args) > 2 else None
+    source, weight, bias = node.args[0], node.args[1], argument(node, "bias")
     stored = [each for each in (weight, bias) if each is not None]
     if not all(each.op == "get_attr" and not parametrize.is_parametrized(*holder(program, str(each.target))) for each in stored):
         return None
-    if node.target in _CONVOLUTIONS and len(node.args) > 6 and node.args[6] != 1:
+    if argument(node, "groups", 1) != 1:
         return None
     shape = tuple(int(size) for size in weight.meta["val"].shape)
     return Layer(node, source, str(weight.target), None if bias is None else str(bias.target), shape)

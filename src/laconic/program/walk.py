@@ -13,6 +13,9 @@ from laconic.program.program import Program
 BATCH = 8191
 """The batch size that shapes are computed with: a prime beyond any other size, so that it is recognised wherever it is merged."""
 
+KERNEL = "kernel positions"
+"""What is said of the axes of kernels that are no channels."""
+
 Axes: TypeAlias = list[Term]
 Value: TypeAlias = Any
 """Axes of a tensor, a list of such for several tensors, or None for what is no tensor."""
@@ -116,6 +119,13 @@ class Walk:
                 self.unify(terms[0], other, node)
             result.append(terms[0] if terms else self.dimension(size, f"{where(node)}: no operand has this dimension"))
         return result
+
+
+def tensors_of(value: Value) -> list[Axes]:
+    """Return the axes of every tensor of a value: none, one, or several."""
+    if value is None:
+        return []
+    return value if value and isinstance(value[0], list) else [value]
 
 
 def argument(node: Node, name: str, default: Any = None) -> Any:

@@ -1,11 +1,12 @@
 """What is known about the channels of a group: its weights, and on calibration data gradients and inputs, one row per channel."""
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from laconic.context import Context
 from laconic.program import Program, read
@@ -54,7 +55,9 @@ def readers(found: Found, group: Group) -> list[tuple[Layer, Slot]]:
 def parameters(program: Program) -> list[str]:
     """Return the names of the parameters that the graph reads, represented ones too."""
     names = dict.fromkeys(str(node.target) for node in program.graph.nodes if node.op == "get_attr")
-    return [name for name in names if _is_parameter(*holder(program, name)) and read(program, name).is_floating_point()]
+    holders = {name: holder(program, name) for name in names}
+    kept = [name for name, (module, attribute) in holders.items() if attribute not in module._buffers]
+    return [name for name in kept if read(program, name).is_floating_point()]
 
 
 def gradients(program: Program, context: Context, batch: int = 8) -> Iterable[tuple[int, dict[str, Tensor]]]:
@@ -100,17 +103,27 @@ def output_sensitivity(program: Program, context: Context, of: Sequence[Layer]) 
 
 def input_moments(program: Program, context: Context, of: Sequence[Layer]) -> dict[str, Tensor]:
     """Return, by layer node, the mean over positions of `rows.T @ rows` of its inputs: (in, in), float64."""
+    return _input_means(program, context, of, lambda inputs: inputs.T @ inputs)
+
+
+def input_energies(program: Program, context: Context, of: Sequence[Layer]) -> dict[str, Tensor]:
+    """Return, by layer node, the mean square over positions of each of its inputs: (in,), float64; the diagonal of `input_moments`."""
+    return _input_means(program, context, of, lambda inputs: inputs.square().sum(0))
+
+
+def _input_means(program: Program, context: Context, of: Sequence[Layer], summed: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+    """Return, by layer node, what `summed` makes of the rows (positions, in) of its inputs, added up and divided by their number."""
     by_source: dict[fx.Node, list[Layer]] = {}
     for layer in of:
         by_source.setdefault(layer.source, []).append(layer)
-    totals = {layer.node.name: torch.zeros(layer.inputs, layer.inputs, dtype=torch.float64) for layer in of}
-    positions = dict.fromkeys(totals, 0)
+    totals, positions = dict[str, Tensor](), Counter[str]()
 
     def visit(node: fx.Node, value: Tensor) -> None:
         for layer in by_source[node]:
-            inputs = layer.rows(value)
-            totals[layer.node.name] += (inputs.T @ inputs).double().cpu()
-            positions[layer.node.name] += len(inputs)
+            inputs, name = layer.rows(value), layer.node.name
+            part = summed(inputs).double().cpu()
+            totals[name] = totals[name] + part if name in totals else part
+            positions[name] += len(inputs)
 
     observe(program, ((inputs,) for inputs in context.calibration(_BATCH)), by_source, visit)
     return {name: total / positions[name] for name, total in totals.items()}
@@ -140,7 +153,3 @@ def _followed(program: Program, inputs: Tensor, nodes: Collection[fx.Node]) -> t
     with torch.enable_grad():
         result = Following(program).run(inputs)
     return values, result
-
-
-def _is_parameter(module: nn.Module, attribute: str) -> bool:
-    return attribute not in module._buffers

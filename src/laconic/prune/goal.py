@@ -1,12 +1,29 @@
 """The target of structured pruning, in the unit that the user thinks in."""
 
-from typing import Annotated, Self, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
+from laconic.context import Context, Latency
+from laconic.errors import LaconicError
+
+Unit: TypeAlias = Literal["macs", "bytes", "structures"]
+"""What can be counted without running the network."""
+
 Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 """The share of a cost that stays."""
+
+
+def timer(context: Context) -> Latency:
+    """Return what times programs.
+
+    Raises:
+        LaconicError: the context has nothing that does.
+    """
+    if context.latency is None:
+        raise LaconicError("a latency needs a runtime to measure on: give Context(latency=laconic.race.race(example))")
+    return context.latency
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -25,9 +42,12 @@ class Goal:
             raise ValueError(f"give one of ratio, macs, bytes and latency, not {' and '.join(given)}")
         return self
 
-    def goal(self, ratio: float) -> tuple[str, float]:
+    def goal(self, ratio: float) -> tuple[Unit | Literal["latency"], float]:
         """Return the unit of the target and the share of it that stays; `ratio` is removed where nothing was asked for."""
-        for unit in ("macs", "bytes", "latency"):
-            if getattr(self, unit) is not None:
-                return unit, getattr(self, unit)
+        if self.macs is not None:
+            return "macs", self.macs
+        if self.bytes is not None:
+            return "bytes", self.bytes
+        if self.latency is not None:
+            return "latency", self.latency
         return "structures", 1 - (ratio if self.ratio is None else self.ratio)

@@ -13,15 +13,15 @@ from pydantic import Field
 from torch import Tensor, fx
 
 from laconic.context import Context
-from laconic.errors import LaconicError, NotApplicableError, UnreachableError
+from laconic.errors import NotApplicableError, UnreachableError
 from laconic.measure import macs
 from laconic.program import Program, clone, packed_bytes, weights
 from laconic.program.blocks import Block, blocks, remove
 from laconic.program.observe import observe
 from laconic.program.select import matches
-from laconic.prune.goal import Goal
+from laconic.prune.goal import Goal, timer
 from laconic.prune.recover import recover, retrain
-from laconic.prune.structured import check_inputs
+from laconic.prune.structured import check_data
 from laconic.step import Patterns, step
 from laconic.train import Training
 from laconic.train.imitation import softened_divergence
@@ -48,7 +48,7 @@ class Layers(Goal):
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Return a smaller program."""
-        check_inputs(program, context)
+        check_data(program, context, self.training)
         if self.include or self.exclude:
             weights(program, self.include, self.exclude)  # a pattern that matches nothing is an error
         unit, share = self.goal(_RATIO)
@@ -125,9 +125,7 @@ class _Budget:
     def reached(self, program: Program) -> float:
         """Return the share that is left."""
         if self.unit == "latency":
-            if self.context.latency is None:
-                raise LaconicError("a latency needs a runtime to measure on: give Context(latency=laconic.race.race(example))")
-            return self.context.latency(self.whole, program)
+            return timer(self.context)(self.whole, program)
         return self._cost(program) / self.before
 
     def saved(self, program: Program, block: Block) -> float:

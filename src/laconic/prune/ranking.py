@@ -9,17 +9,25 @@ from torch import Tensor
 
 from laconic.context import Context
 from laconic.errors import NotApplicableError
-from laconic.numeric.elimination import Elimination, elimination
+from laconic.numeric.elimination import LARGEST, Elimination, elimination
 from laconic.program import Program, read
 from laconic.program.groups import Found, Group, Slot
 from laconic.program.layers import Layer, layers
 from laconic.prune import importance
-from laconic.prune.evidence import gradients, input_moments, output_sensitivity, parameters, readers, rows, scale_slots, weight_slots
+from laconic.prune.evidence import (
+    gradients,
+    input_energies,
+    input_moments,
+    output_sensitivity,
+    parameters,
+    readers,
+    rows,
+    scale_slots,
+    weight_slots,
+)
 
 Importance: TypeAlias = Literal["obs", "fisher", "taylor", "activation", "l1", "l2", "geometric-median", "batch-norm-scale", "random"]
 """The criteria that channels are ranked by."""
-
-_LARGEST = 8192  # inputs of one output of a layer, up to which their moments are inverted
 
 
 class Ranking(Protocol):
@@ -111,7 +119,7 @@ def compensated(found: Found, groups: Sequence[Group], context: Context) -> Comp
     """Rank by the loss that is left when the reading layers have adjusted."""
     program = found.walk.program
     involved = {slot.tensor for group in groups for slot in group.slots}
-    own = [layer for layer in layers(program) if layer.weight in involved and layer.inputs <= _LARGEST]
+    own = [layer for layer in layers(program) if layer.weight in involved and layer.inputs <= LARGEST]
     sensitivity, moments = output_sensitivity(program, context, own), input_moments(program, context, own)
     states = {layer.weight: _state(program, layer, moments.pop(layer.node.name), sensitivity[layer.node.name]) for layer in own}
     by_weight = {layer.weight: layer for layer in own}
@@ -159,15 +167,14 @@ def _energies(found: Found, groups: Sequence[Group], context: Context) -> dict[s
     reading = {group.name: readers(found, group) for group in groups}
     _demand("activation", "a linear layer or plain convolution that reads it", groups, reading)
     unique = {layer.node.name: layer for pairs in reading.values() for layer, _ in pairs}
-    moments = {name: moment.diagonal() for name, moment in input_moments(program, context, list(unique.values())).items()}
+    energies = input_energies(program, context, list(unique.values()))
     scores = {}
     for group in groups:
         scores[group.name] = torch.zeros(group.channels)
         for layer, slot in reading[group.name]:
-            energy = moments[layer.node.name].reshape(layer.shape[1:]).expand(layer.shape)
+            energy = {slot.tensor: energies[layer.node.name].reshape(layer.shape[1:]).expand(layer.shape)}
             weights = rows(group, lambda name: read(program, name), [slot])
-            of = rows(group, lambda _, energy=energy: energy, [slot])  # type: ignore[misc]
-            scores[group.name] += importance.output_energy(of, weights)
+            scores[group.name] += importance.output_energy(rows(group, energy.__getitem__, [slot]), weights)
     return {name: _relative(score) for name, score in scores.items()}
 
 

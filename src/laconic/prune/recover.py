@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, fx
 
 from laconic.context import Context
-from laconic.numeric.elimination import ridge
+from laconic.numeric.elimination import LARGEST, ridge
 from laconic.program import Program, clone, read
 from laconic.program.cut import Slice
 from laconic.program.layers import Layer, layers
@@ -31,7 +31,6 @@ Values: TypeAlias = dict[fx.Node, Any]
 _TEMPERATURE, _ALPHA = 4.0, 0.9  # of the teacher's answers, and their weight against the labels'
 _MEMORY = 4 << 30  # bytes that the values of a run over all calibration examples may take, roughly
 _VALUES = 6  # so many of the largest values are held at once
-_LARGEST = 8192  # inputs of one output of a layer, up to which it is fitted
 _ROWS = 1 << 18  # of a layer's inputs at once
 
 
@@ -82,7 +81,7 @@ def retrain(program: Program, training: Training | None, context: Context, label
 def _shortened(program: Program, sliced: Mapping[str, Sequence[Slice]]) -> dict[fx.Node, Layer]:
     """Return the layers that lost inputs."""
     lost = [layer for layer in layers(program) if any(each.axis == 1 for each in sliced.get(layer.weight, ()))]
-    return {layer.node: layer for layer in lost if layer.inputs <= _LARGEST}
+    return {layer.node: layer for layer in lost if layer.inputs <= LARGEST}
 
 
 def _examples(program: Program, context: Context) -> Tensor:

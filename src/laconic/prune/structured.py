@@ -16,7 +16,7 @@ from laconic.program.cost import mac_costs
 from laconic.program.cut import KeptChannels, cut, slices
 from laconic.program.groups import Found, Group, find
 from laconic.program.select import matches
-from laconic.prune.goal import Goal
+from laconic.prune.goal import Goal, Unit, timer
 from laconic.prune.ranking import Importance, Ranking, ranking
 from laconic.prune.recover import Recovery, recover, retrain
 from laconic.prune.shrinking import Shrinking
@@ -73,10 +73,8 @@ def prune(program: Program, work: Work, context: Context) -> Program:
             has been cut then.
         NotApplicableError: there is nothing of the kind to cut; says what froze the axes.
     """
-    check_inputs(program, context)
     settings = work.settings
-    if settings.training is not None and context.splits.train is None:
-        raise LaconicError("training was asked for, and the data has no training split; leave it out, or give data with a `train` part")
+    check_data(program, context, settings.training)
     unit, share = settings.goal(_RATIO)
     rounds, origin = settings.rounds, _origin(program, work, unit, share)
     for number in range(1, rounds + 1):
@@ -89,12 +87,14 @@ def prune(program: Program, work: Work, context: Context) -> Program:
     return program
 
 
-def check_inputs(program: Program, context: Context) -> None:
-    """Find calibration data of another shape or type than the network takes.
+def check_data(program: Program, context: Context, training: Training | None) -> None:
+    """Find calibration data of another shape or type than the network takes, and training without data for it.
 
     Raises:
-        LaconicError: says both.
+        LaconicError: says both sides.
     """
+    if training is not None and context.splits.train is None:
+        raise LaconicError("training was asked for, and the data has no training split; leave it out, or give data with a `train` part")
     wanted = [(tuple(entry.shape), entry.dtype) for entry in program.inputs]
     came = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in context.example()]
     if wanted != came:
@@ -117,19 +117,21 @@ def _places(group: Group) -> frozenset[tuple[str, int]]:
     return frozenset((slot.tensor, slot.axis) for slot in group.slots)
 
 
-def _origin(program: Program, work: Work, unit: str, share: float) -> _Origin:
+def _origin(program: Program, work: Work, unit: Unit | Literal["latency"], share: float) -> _Origin:
     """Return what the rounds start from, when the target can be reached from there."""
     found = find(program)
     groups, settings = _groups(program, found, work), work.settings
     if settings.scope == "group":
         _check_none_vanishes(groups, share)
     elif unit != "latency":
-        check_reachable(found, groups, Target(unit, share, settings.floor, work.multiple_of))  # type: ignore[arg-type]
-    whole = cost(found, groups, "macs" if unit == "latency" else unit)  # type: ignore[arg-type]
+        check_reachable(found, groups, Target(unit, share, settings.floor, work.multiple_of))
+    whole = cost(found, groups, "macs" if unit == "latency" else unit)
     return _Origin(whole, {_places(group): group.channels for group in groups})
 
 
-def _choose(program: Program, work: Work, unit: str, goal: float, origin: _Origin, context: Context) -> tuple[dict[str, list[int]], Found]:
+def _choose(
+    program: Program, work: Work, unit: Unit | Literal["latency"], goal: float, origin: _Origin, context: Context
+) -> tuple[dict[str, list[int]], Found]:
     """Choose what stays for a goal that is a share of the origin."""
     found = find(program)
     groups = _groups(program, found, work)
@@ -142,17 +144,17 @@ def _choose(program: Program, work: Work, unit: str, goal: float, origin: _Origi
         targets = [Target("structures", shares[group.name], 0.0, work.multiple_of) for group in groups]
         chosen = [choose(found, [group], order, target) for group, target in zip(groups, targets, strict=True)]
         return {name: kept for each in chosen for name, kept in each.items()}, found
-    share = goal * origin.cost / cost(found, groups, unit)  # type: ignore[arg-type]
+    share = goal * origin.cost / cost(found, groups, unit)
     keep = choose(found, groups, order, _target(work, groups, unit, share, origin))
-    left = cost(found, groups, unit, keep) / origin.cost  # type: ignore[arg-type]
+    left = cost(found, groups, unit, keep) / origin.cost
     context.note(f"{left:.3f} of the {unit} left, {goal:.3f} asked")
     return keep, found
 
 
-def _target(work: Work, groups: Sequence[Group], unit: str, share: float, origin: _Origin) -> Target:
+def _target(work: Work, groups: Sequence[Group], unit: Unit, share: float, origin: _Origin) -> Target:
     floor = work.settings.floor
     least = {group.name: max(1, math.ceil(round(floor * origin.of(group), 6))) for group in groups}
-    return Target(unit, share, floor, work.multiple_of, least)  # type: ignore[arg-type]
+    return Target(unit, share, floor, work.multiple_of, least)
 
 
 def _groups(program: Program, found: Found, work: Work) -> list[Group]:
@@ -188,9 +190,7 @@ def _for_latency(
     found: Found, groups: Sequence[Group], order: Ranking, share: float, target: Target, context: Context
 ) -> dict[str, list[int]]:
     """Find the share of the multiply-accumulates that takes the asked share of the time, by halving."""
-    if context.latency is None:
-        raise LaconicError("a latency needs a runtime to measure on: give Context(latency=laconic.race.race(example))")
-    program = found.walk.program
+    program, latency = found.walk.program, timer(context)
     low, high, best, seen = 0.0, 1.0, dict[str, list[int]](), 1.0
     for _ in range(_TRIALS):
         macs = (low + high) / 2
@@ -199,7 +199,7 @@ def _for_latency(
         except UnreachableError:
             low = macs
             continue
-        took = context.latency(program, cut(clone(program), keep))
+        took = latency(program, cut(clone(program), keep))
         if abs(took - share) < abs(seen - share):
             best, seen = keep, took
         if abs(took - share) <= TOLERANCE / 2 * share:

@@ -1,17 +1,16 @@
 """Which channels stay so that a network costs what is asked for: the cheapest to lose go first, per unit of cost that they save."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
-from typing import Literal, TypeAlias
 
 from laconic.errors import UnreachableError
 from laconic.program.cost import Cost, byte_costs, mac_costs
 from laconic.program.groups import Found, Group
 from laconic.program.sizes import Sizes
+from laconic.program.walk import Walk
+from laconic.prune.goal import Unit
 from laconic.prune.ranking import Ranking
-
-Unit: TypeAlias = Literal["macs", "bytes", "structures"]
 
 TOLERANCE = 0.02
 """How far from the target a choice may end, as a share of it."""
@@ -41,9 +40,9 @@ class _Ledger:
     @classmethod
     def open(cls, found: Found, groups: Sequence[Group], unit: Unit) -> "_Ledger":
         kept = {group.symbol: list(range(group.channels)) for group in groups}
-        makers = {"macs": mac_costs, "bytes": byte_costs}
-        counted = [Cost(g.name, frozenset({g.symbol}), lambda sizes, g=g: len(sizes.keep[g.symbol])) for g in groups]  # type: ignore[misc]
-        return cls(makers[unit](found.walk) if unit in makers else counted, Sizes(found.walk, kept), kept)
+        makers: dict[str, Callable[[Walk], list[Cost]]] = {"macs": mac_costs, "bytes": byte_costs}
+        costs = makers[unit](found.walk) if unit in makers else [_count(group) for group in groups]
+        return cls(costs, Sizes(found.walk, kept), kept)
 
     def of(self, symbol: int | None = None) -> int:
         """Return the sum over everything, or over what depends on one symbol."""
@@ -56,6 +55,10 @@ class _Ledger:
         after = self.of(symbol)
         self.kept[symbol] = kept
         return before - after
+
+
+def _count(group: Group) -> Cost:
+    return Cost(group.name, frozenset({group.symbol}), lambda sizes: len(sizes.keep[group.symbol]))
 
 
 def choose(found: Found, groups: Sequence[Group], ranking: Ranking, target: Target) -> dict[str, list[int]]:

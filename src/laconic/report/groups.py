@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from laconic.program.groups import Frozen
 
 _MOST_PLACES = 8  # of a group or of a reason; --json lists all
-_KERNEL = ": kernel positions"
 
 
 def groups_table(anatomy: "Anatomy") -> Table:
@@ -33,17 +32,14 @@ def groups_table(anatomy: "Anatomy") -> Table:
 
 def frozen_table(anatomy: "Anatomy") -> Table:
     """Return what must stay whole by what froze it; positions of kernels are only counted."""
-    kernels = sum(each.reason.endswith(_KERNEL) for each in anatomy.frozen)
-    caption = Text(f"and {kernels} axes that are positions of kernels" if kernels else "")
-    table = Table(
-        title=Text("frozen: what must stay whole"), title_justify="left", caption=caption, caption_justify="left", show_lines=True
-    )
+    kernels = sum(each.of_kernel for each in anatomy.frozen)
+    table = Table(title=Text("frozen: what must stay whole"), title_justify="left", show_lines=True)
     table.add_column("what froze it", overflow="fold")
     table.add_column("axes", justify="right")
     table.add_column("where", overflow="fold")
     reasons = dict[str, "list[Frozen]"]()
     for each in anatomy.frozen:
-        if not each.reason.endswith(_KERNEL):
+        if not each.of_kernel:
             reasons.setdefault(_short(each.reason), []).append(each)
     for reason, frozen in reasons.items():
         table.add_row(Text(reason), str(len(frozen)), Text(_places((each.tensor, each.axis) for each in frozen)))

@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from laconic.data.dataset import Augment, Split
 from laconic.errors import LaconicError
-from laconic.program.cut import KeptChannels, Slice, cut, slices
+from laconic.program.cut import KeptChannels, Slice, cut, shortened, slices
 from laconic.program.program import Program
 from laconic.train import checkpoint
 from laconic.train.checkpoint import Checkpoint, Cut
@@ -151,19 +151,13 @@ def _follow(run: Run, name: str, parameter: nn.Parameter, kept: Sequence[Slice])
     state, average = run.optimizer.state.pop(before, {}), run.averages.get(name)
     tensors = {key: value for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
     for key, value in tensors.items():
-        state[key] = _cut(value, kept) if before is parameter else torch.zeros_like(parameter)
+        state[key] = shortened(value, kept) if before is parameter else torch.zeros_like(parameter)
     if average is not None:
-        run.averages[name] = _cut(average, kept) if before is parameter else parameter.detach().clone()
+        run.averages[name] = shortened(average, kept) if before is parameter else parameter.detach().clone()
     for group in run.optimizer.param_groups:
         group["params"] = [parameter if each is before else each for each in group["params"]]
     run.optimizer.state[parameter] = state
     run.parameters[name] = parameter
-
-
-def _cut(tensor: Tensor, kept: Sequence[Slice]) -> Tensor:
-    for each in kept:
-        tensor = each.of(tensor)
-    return tensor
 
 
 def name(work: Work) -> str:

@@ -4,7 +4,7 @@ import torch
 
 from laconic.program.axes import MisfitError, Term, product
 from laconic.program.rules.table import rule
-from laconic.program.walk import Axes, Node, Walk, argument, where
+from laconic.program.walk import KERNEL, Axes, Node, Walk, argument, where
 
 aten = torch.ops.aten
 
@@ -60,7 +60,7 @@ def _checked(walk: Walk, node: Node) -> tuple[Axes, Axes, int]:
     inputs, weight = walk.of(node.args[0]), walk.of(node.args[1])
     if len(inputs) != len(weight):
         raise MisfitError("a convolution without a batch")
-    walk.freeze(weight[2:], f"{where(node)}: kernel positions")
+    walk.freeze(weight[2:], f"{where(node)}: {KERNEL}")
     walk.freeze(inputs[2:], f"{where(node)}: positions")
     return inputs, weight, int(argument(node, "groups"))
 

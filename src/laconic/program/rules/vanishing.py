@@ -12,7 +12,7 @@ import torch
 from torch import fx
 
 from laconic.program.rules.table import enter
-from laconic.program.walk import Axes, Node, Walk, argument, where
+from laconic.program.walk import Node, Walk, argument, tensors_of, where
 
 aten = torch.ops.aten
 
@@ -54,7 +54,7 @@ class _Zeros:
         """Return the symbols of a value's axes."""
         if node not in self._leaves:
             self._leaves[node] = {
-                leaf for axes in _tensors(self.walk.axes[node]) for term in axes for leaf in self.walk.algebra.leaves(term)
+                leaf for axes in tensors_of(self.walk.axes[node]) for term in axes for leaf in self.walk.algebra.leaves(term)
             }
         return self._leaves[node]
 
@@ -80,12 +80,6 @@ class _Zeros:
         sources = self.tensors(node)
         known = set[int]().union(*(self.leaves(source) for source in sources))
         return (self.leaves(node) - known).union(*(self.survivors[source] for source in sources))
-
-
-def _tensors(value: Any) -> list[Axes]:
-    if value is None:
-        return []
-    return value if value and isinstance(value[0], list) else [value]
 
 
 @enter(_PASSES, aten.relu, aten.relu6, aten.leaky_relu, aten.prelu, aten.gelu, aten.silu, aten.mish, aten.tanh, aten.hardswish, aten.glu)
