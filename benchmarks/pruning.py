@@ -2,12 +2,14 @@
 
     python benchmarks/pruning.py quality [resnet20 resnet56] [--rival PYTHON]   # PYTHON: an interpreter that has torch-pruning
     python benchmarks/pruning.py speed                                          # idle machine, after quality
+    python benchmarks/pruning.py records [NAME ...]                             # idle machine, after quality; five seeds
     python benchmarks/pruning.py cost [--timm PYTHON]
     python benchmarks/pruning.py curve                                          # mobilenet_v2, reconstruction alone
 
-Needs LACONIC_DATA. `quality` takes hours on two cores and goes on where it was stopped: finished trainings are kept under runs/pruning.
-ResNet-56's weights are kept in records/resnet56-cifar10-jpeg, with what `laconic measure --json` says of them. They were made by two calls
-of `laconic train --model zoo:resnet56 --data cifar10-jpeg --channels-last`: 26 epochs at 0.1, then 20 more from there (--weights) at 0.06.
+Run it from the repository's root; it needs LACONIC_DATA. `quality` takes hours on two cores and goes on where it was stopped: finished
+trainings are kept under runs/pruning. ResNet-56's weights are kept in records/resnet56-cifar10-jpeg, with what `laconic measure --json`
+says of them. They were made by two calls of `laconic train --model zoo:resnet56 --data cifar10-jpeg --channels-last`: 26 epochs at 0.1,
+then 20 more from there (--weights) at 0.06.
 
 Both sides get the same weights, multiply-accumulates, training images, epochs and batches; three seeds each.
 """
@@ -21,22 +23,33 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
+import yaml
+
+from records import record
+
 DATA = Path(os.environ.get("LACONIC_DATA", "data"))
 RUNS = Path("runs") / "pruning"
 SEEDS = range(3)
 
 WEIGHTS = {
     "resnet20": DATA / "weights/resnet20_cifar10_jpeg.safetensors",
-    "resnet56": ROOT / "records/resnet56-cifar10-jpeg/resnet56.safetensors",
+    "resnet56": Path("records/resnet56-cifar10-jpeg/resnet56.safetensors"),
 }
 FEWER = {"resnet20": (2.1, 3.9), "resnet56": (2.0, 4.0)}  # times fewer multiply-accumulates
 TRAINING = {"epochs": 4, "batch": 128, "learning_rate": 0.05, "schedule": "one-cycle", "weight_decay": 5e-4, "channels_last": True}
 
 
-def recipe(fewer: float) -> list[dict[str, dict[str, Any]]]:
-    """Return our recipe: filters by the loss that is left, reconstruction, four epochs with the unpruned network as teacher."""
-    return [{"prune.Filters": {"macs": 1 / fewer}}, {"distill.Response": {**TRAINING, "alpha": 0.9, "temperature": 4.0}}]
+RECORDS = {  # network, times fewer multiply-accumulates, steps behind the recipe
+    "resnet20-cifar10-jpeg-2x": ("resnet20", 2.1, []),
+    "resnet56-cifar10-jpeg-4x": ("resnet56", 4.0, []),
+    "resnet56-cifar10-jpeg-4x-int8": ("resnet56", 4.0, [{"quantize.Static": {}}]),
+}
+
+
+def recipe(network: str, fewer: float) -> list[dict[str, dict[str, Any]]]:
+    """Return our recipe: filters refitted, or whole blocks of a deep network; then four epochs with the unpruned one as teacher."""
+    step = "prune.Layers" if network == "resnet56" else "prune.Filters"
+    return [{step: {"macs": 1 / fewer}}, {"distill.Response": {**TRAINING, "alpha": 0.9, "temperature": 4.0}}]
 
 
 def ours(network: str, fewer: float, seed: int) -> dict[str, float]:
@@ -52,7 +65,7 @@ def ours(network: str, fewer: float, seed: int) -> dict[str, float]:
 
     torch.set_num_threads(1)
     job = prepare(Origin(f"zoo:{network}", "cifar10-jpeg", WEIGHTS[network], seed=seed), 1)
-    store, steps = Store(folder(network, fewer, seed) / "work"), parse(recipe(fewer))
+    store, steps = Store(folder(network, fewer, seed) / "work"), parse(recipe(network, fewer))
     pruned = apply(clone(job.program), steps[:1], job.context, store).program
     tuned = apply(clone(job.program), steps, job.context, store).program
     example = job.context.example()
@@ -163,8 +176,8 @@ def speed() -> None:
     example, inputs = job.context.example(), job.splits.test.arrays(slice(0, 16))
     programs = {
         "whole": job.program,
-        "pruned": apply(clone(job.program), parse(recipe(4.0)), job.context, store).program,
-        "int8": apply(clone(job.program), parse([*recipe(4.0), {"quantize.Static": {}}]), job.context, store).program,
+        "pruned": apply(clone(job.program), parse(recipe("resnet56", 4.0)), job.context, store).program,
+        "int8": apply(clone(job.program), parse([*recipe("resnet56", 4.0), {"quantize.Static": {}}]), job.context, store).program,
     }
     sessions = {}
     for name, program in programs.items():
@@ -176,6 +189,16 @@ def speed() -> None:
         ratio = ratio_interval(times[:, 0], times[:, column])
         milliseconds = 1e3 * float(np.median(times[:, column]))
         print(f"{name:8} {milliseconds:8.3f} ms  {ratio.median:.2f}x as fast as whole ({ratio.low:.2f} to {ratio.high:.2f})")
+
+
+def records(names: list[str]) -> None:
+    """Deliver the recipes with receipts, five seeds each; trainings that `quality` has finished are not done again."""
+    for name in names:
+        network, fewer, more = RECORDS[name]
+        path = RUNS / f"{name}.yaml"
+        path.write_text(yaml.safe_dump([*recipe(network, fewer), *more], sort_keys=False))
+        command = ["compress", "--recipe", str(path), "--model", f"zoo:{network}", "--weights", str(WEIGHTS[network])]
+        record(name, [*command, "--data", "cifar10-jpeg"], lambda seed, of=(network, fewer): folder(*of, seed))
 
 
 def cost(python: str | None) -> None:
@@ -233,6 +256,7 @@ def main() -> None:
     asked.add_argument("networks", nargs="*")
     asked.add_argument("--rival", metavar="PYTHON")
     commands.add_parser("speed")
+    commands.add_parser("records").add_argument("names", nargs="*", choices=[*RECORDS, []], metavar="NAME")
     commands.add_parser("cost").add_argument("--timm", metavar="PYTHON")
     commands.add_parser("curve")
     single = commands.add_parser("one")
@@ -244,6 +268,8 @@ def main() -> None:
             quality(given.networks or list(FEWER), given.rival)
         case "speed":
             speed()
+        case "records":
+            records(given.names or list(RECORDS))
         case "cost":
             cost(given.timm)
         case "curve":

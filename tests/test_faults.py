@@ -20,7 +20,10 @@ from laconic.program import save
 from laconic.zoo import load
 from test_cli import run, user_file
 
-TIMINGS = {"seconds", "latency_seconds", "throughput_per_second", "throughput", "faster", "peak_memory_bytes", "joules", "latency_ms"}
+TIMINGS = {"seconds", "latency_seconds", "throughput_per_second", "throughput", "faster", "peak_memory_bytes", "joules", "latency_ms"} | {
+    "seconds_before",
+    "seconds_after",
+}
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def deliver(delivery: Delivery, out: Path, store: Store, say: Say) -> Receipt:
     single = timed(before.file, after.file, job, store)
     batched = timed(before.file, after.file, job, store, THROUGHPUT_BATCH)
     sides = [_measurement(side, name, single, batched, job, store) for side, name in ((before, "before"), (after, "after"))]
-    receipt = _receipt(delivery, sides[0], sides[1], single, batched)
+    receipt = _receipt(delivery, sides[0], sides[1], single, batched, store)
     _copy(before.file.path, out / sides[0].file)
     _copy(after.file.path, out / sides[1].file)
     save(after.program, out / "program.safetensors")
@@ -153,7 +153,9 @@ def _resources(file: File, job: Job, store: Store) -> dict[str, Any]:
     return dict(store.value(f"resources-{key(sha256(file.path), job.threads, file.runtime)}", measure))
 
 
-def _receipt(delivery: Delivery, before: Measurement, after: Measurement, single: dict[str, Any], batched: dict[str, Any]) -> Receipt:
+def _receipt(
+    delivery: Delivery, before: Measurement, after: Measurement, single: dict[str, Any], batched: dict[str, Any], store: Store
+) -> Receipt:
     job, files = delivery.job, (delivery.baseline.file, delivery.artifact.file)
     faster, drop = Interval(**single["ratio"]), 100 * (before.accuracy - after.accuracy)
     smaller, latency_ms = before.file_bytes / after.file_bytes, 1e3 * after.latency_seconds.median
@@ -177,7 +179,7 @@ def _receipt(delivery: Delivery, before: Measurement, after: Measurement, single
         seed=job.origin.seed,
         threads=job.threads,
         hashes=Hashes(job.model_hash, job.data_hash, sha256(files[1].path), sha256(files[0].path)),
-        layers=layers(delivery.baseline.program, delivery.artifact.program, job),
+        layers=layers(delivery.baseline, delivery.artifact, job, store),
         journal=delivery.compressed.journal,
         attempts=delivery.attempts,
         command=shlex.join(["laconic", *(portable(Path(word)) or word for word in sys.argv[1:])]),
@@ -185,32 +187,40 @@ def _receipt(delivery: Delivery, before: Measurement, after: Measurement, single
     )
 
 
-def layers(before: Program, after: Program, job: Job) -> tuple[Layer, ...]:
-    """Compare every layer of the network with what is left of it, by its weight's name."""
-    old, new = _layers(before, job), _layers(after, job)
-    gone = {"parameters": 0, "nonzero": 0, "macs": 0, "bytes": 0, "kind": ""}
+def layers(before: Exported, after: Exported, job: Job, store: Store) -> tuple[Layer, ...]:
+    """Compare every layer of the network with what is left of it, by its weight's name; times are those of the files."""
+    old, new = _layers(before, job, store), _layers(after, job, store)
+    gone = {"parameters": 0, "nonzero": 0, "macs": 0, "bytes": 0, "kind": "", "seconds": 0.0}
     rows = []
     for name in [*old, *(name for name in new if name not in old)]:
         first, last = old.get(name, gone), new.get(name, gone)
         pairs = {
-            f"{what}_{when}": row[what] for what in ("parameters", "macs", "bytes") for when, row in (("before", first), ("after", last))
+            f"{what}_{when}": row[what]
+            for what in ("parameters", "macs", "bytes", "seconds")
+            for when, row in (("before", first), ("after", last))
         }
-        rows.append(Layer(name.removesuffix(".weight"), first["kind"] or last["kind"], nonzero_after=last["nonzero"], **pairs))
+        rows.append(Layer(name, first["kind"] or last["kind"], nonzero_after=last["nonzero"], **pairs))
     return tuple(rows)
 
 
-def _layers(program: Program, job: Job) -> dict[str, dict[str, Any]]:
-    counted = macs_per_node(program, job.context.example())
+def _layers(side: Exported, job: Job, store: Store) -> dict[str, dict[str, Any]]:
+    counted, spent = macs_per_node(side.program, job.context.example()), _layer_seconds(side.file, job, store)
     return {
-        weight.name: {
+        (name := weight.name.removesuffix(".weight")): {
             "kind": weight.kind,
             "parameters": weight.value.numel(),
             "nonzero": int(weight.value.count_nonzero()),
             "macs": sum(counted.get(reader.name, 0) for reader in weight.readers),
-            "bytes": packed(program, weight.name).bytes,
+            "bytes": packed(side.program, weight.name).bytes,
+            "seconds": spent.get(name),
         }
-        for weight in weights(program)
+        for weight in weights(side.program)
     }
+
+
+def _layer_seconds(file: File, job: Job, store: Store) -> dict[str, float]:
+    name = f"layers-{key(sha256(file.path), job.threads, file.runtime)}"
+    return dict(store.value(name, lambda: fresh.layer_seconds(file, _example(job), job.threads)))
 
 
 def _copy(source: Path, target: Path) -> None:

@@ -36,6 +36,20 @@ class Layer:
     macs_after: int
     bytes_before: int
     bytes_after: int
+    seconds_before: float | None = None  # of one example, with what follows the layer, by the runtime's profile; None: not told
+    seconds_after: float | None = None
+
+    @property
+    def pays(self) -> bool | None:
+        """Whether at least half of what went from its multiply-accumulates shows in its time; None: nothing went, or no time is known.
+
+        A layer with r times fewer multiply-accumulates pays when it is (1 + r) / 2 times as fast or more. One that is gone pays.
+        """
+        if not self.seconds_before or self.seconds_after is None or self.macs_after >= self.macs_before:
+            return None
+        if not self.macs_after or not self.seconds_after:
+            return True
+        return self.seconds_before / self.seconds_after >= (1 + self.macs_before / self.macs_after) / 2
 
 
 @_plain

@@ -37,7 +37,8 @@ def measurement(**changes) -> Measurement:
 
 
 def layer(name: str, kind: str, parameters: int, macs: int) -> Layer:
-    return Layer(name, kind, parameters, parameters // 2, parameters // 2, macs, macs // 2, parameters * 4, parameters // 2 + 200)
+    rest = (parameters // 2, parameters // 2, macs, macs // 2, parameters * 4, parameters // 2 + 200)
+    return Layer(name, kind, parameters, *rest, seconds_before=macs * 2e-11, seconds_after=macs * (1.8e-11 if name == "conv1" else 1e-11))
 
 
 def attempt(name: str, drop: float, smaller: float, faster: float, *missed: str, recipe=None) -> Attempt:

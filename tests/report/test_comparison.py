@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from laconic.measure.latency import Interval
-from laconic.receipt import Budget, Ratios, Receipt
-from laconic.report.comparison import attempt_verdict, conditions, headline, limits, rows, short_recipe, verdict
+from laconic.receipt import Budget, Layer, Ratios, Receipt
+from laconic.report.comparison import attempt_verdict, conditions, headline, limits, rows, short_recipe, unpaid, verdict
 
 
 def change(receipt: Receipt, quantity: str) -> str:
@@ -89,3 +89,23 @@ def test_an_empty_recipe_is_called_nothing():
 
 def test_one_thread_is_singular(receipt):
     assert conditions(replace(receipt, threads=1)) == "onnxruntime 1.23.0, 1 thread"
+
+
+def test_a_layer_whose_time_stayed_is_named_with_both_ratios(receipt):
+    assert unpaid(receipt) == ("conv1: 2.0x fewer MACs, 1.11x faster",)
+
+
+@pytest.mark.parametrize(
+    ("macs", "seconds", "pays"),
+    [
+        (25, 0.4, True),  # 4x fewer must be 2.5x faster
+        (25, 0.41, False),
+        (25, 1.2, False),
+        (100, 0.5, None),  # nothing went: int8 alone
+        (0, 0.0, True),
+        (25, None, None),
+    ],
+)
+def test_a_layer_pays_when_half_of_what_went_shows_in_its_time(macs, seconds, pays):
+    layer = Layer("conv", "conv2d", 9, 9, 9, 100, macs, 36, 36, seconds_before=1.0, seconds_after=seconds)
+    assert layer.pays is pays

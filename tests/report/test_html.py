@@ -137,3 +137,11 @@ def test_a_page_that_cannot_be_written_is_said_in_one_paragraph(receipt, tmp_pat
     (tmp_path / "report.html").mkdir()
     with pytest.raises(LaconicError, match=r"cannot write .*report\.html"):
         write_report(receipt, tmp_path)
+
+
+def test_the_page_names_the_layers_that_the_hardware_does_not_pay_for(receipt, written):
+    assert "conv1: 2.0x fewer MACs, 1.11x faster" in Outline(written).text
+    paid = replace(receipt, layers=receipt.layers[1:])
+    assert "at least half of that shows" in Outline(page(paid, {})).text
+    untold = replace(receipt, layers=tuple(replace(layer, seconds_before=None, seconds_after=None) for layer in receipt.layers))
+    assert "the runtime's own profile" not in Outline(page(untold, {})).text

@@ -17,6 +17,7 @@ from laconic.report.units import (
     points_text,
     rate_text,
     ratio_text,
+    times_text,
 )
 
 _TELLING = ("ratio", "sparsity", "bits", "weight_bits", "activation_bits", "rank")  # settings that name a technique's strength
@@ -95,6 +96,16 @@ def limits(receipt: Receipt) -> tuple[Limit, ...]:
         _limit(budget.max_latency_ms, latency, "at most {} ms", "{} ms", most=True),
     )
     return tuple(limit for limit in found if limit)
+
+
+def unpaid(receipt: Receipt) -> tuple[str, ...]:
+    """Name every layer whose multiply-accumulates went without its time: what the hardware does not pay for."""
+    return tuple(
+        f"{layer.name}: {times_text(layer.macs_before / layer.macs_after)} fewer MACs, "
+        f"{ratio_text(layer.seconds_before / layer.seconds_after, 'faster', 'slower').replace('no change', 'no faster')}"
+        for layer in receipt.layers
+        if layer.pays is False and layer.seconds_before and layer.seconds_after
+    )
 
 
 def short_recipe(recipe: list[dict[str, dict[str, Any]]]) -> str:

@@ -34,12 +34,14 @@ def rate_text(per_second: float) -> str:
     return f"{count_text(per_second) if per_second >= 1000 else _number(per_second)}/s"
 
 
-def seconds_text(seconds: float) -> str:
+def seconds_text(seconds: float | None) -> str:
     """Return a duration in the unit that suits it.
 
-    >>> seconds_text(0.000_02), seconds_text(0.001_2), seconds_text(48.25), seconds_text(754), seconds_text(10_800)
-    ('20.0 us', '1.20 ms', '48.2 s', '12.6 min', '3.0 h')
+    >>> seconds_text(0.000_02), seconds_text(0.001_2), seconds_text(48.25), seconds_text(754), seconds_text(10_800), seconds_text(None)
+    ('20.0 us', '1.20 ms', '48.2 s', '12.6 min', '3.0 h', '-')
     """
+    if seconds is None:
+        return "-"
     for limit, factor, unit in ((1e-3, 1e6, "us"), (1, 1e3, "ms"), (120, 1, "s")):
         if seconds < limit:
             return f"{_number(seconds * factor)} {unit}"

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from laconic.errors import LaconicError
 from laconic.files import whole_file
+from laconic.runtimes import onnx_profile
 from laconic.runtimes.onnx_graph import Counts, count, fuse_padding, make_compact, quantize_biases
 
 if TYPE_CHECKING:
@@ -104,16 +105,11 @@ class Session:
     """A network in ONNX Runtime: arrays in, array out."""
 
     def __init__(self, path: Path, threads: int = 1, profile: Path | None = None) -> None:
-        onnxruntime = _package()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        if profile is not None:
-            options.enable_profiling, options.profile_file_prefix = True, str(profile)
         if not path.is_file():
             raise LaconicError(f"there is no network at {path}")
+        self.path, self.threads = path, threads
         try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self.session = _session(str(path), threads, profile)
         except Exception as error:  # the runtime's errors share no base class
             raise LaconicError(
                 f"ONNX Runtime cannot read {path}: {str(error).splitlines()[0]}; the file is damaged or not a network"
@@ -129,6 +125,32 @@ class Session:
             came = ", ".join(f"{array.dtype} {array.shape}" for array in inputs)
             raise LaconicError(f"the network takes {takes}, but got {came}: {str(error).splitlines()[0][:200]}") from None
         return output
+
+    def layer_seconds(self, *inputs: NDArray[Any], calls: int) -> dict[str, float]:
+        """Return the seconds that one call spends in each layer, by its weight's name without ".weight"; "" is the rest.
+
+        What follows a layer up to the next one counts to it. The profile makes each call a little slower, so these are for comparison
+        among themselves, not with a latency.
+        """
+        import onnx
+
+        model = onnx.load(self.path)
+        layers = onnx_profile.mark(model)
+        with tempfile.TemporaryDirectory() as folder:
+            session = _session(model.SerializeToString(), self.threads, Path(folder) / "profile")
+            for _ in range(calls):
+                session.run(None, dict(zip(self.names, inputs, strict=True)))
+            return onnx_profile.seconds(Path(session.end_profiling()), layers)
+
+
+def _session(network: str | bytes, threads: int, profile: Path | None = None) -> Any:
+    onnxruntime = _package()
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.log_severity_level = 3
+    if profile is not None:
+        options.enable_profiling, options.profile_file_prefix = True, str(profile)
+    return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
 def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelProto":

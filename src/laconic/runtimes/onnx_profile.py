@@ -1,0 +1,65 @@
+"""Where the time of an ONNX file goes, layer by layer, as ONNX Runtime's own profile tells it."""
+
+import json
+import re
+from collections import defaultdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx
+
+_MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def mark(model: "onnx.ModelProto") -> list[str]:
+    """Name every node and inner tensor after the layer that it belongs to, in place; returns the layers' names by their mark's number.
+
+    A layer is a node that multiplies by a constant, named like that tensor without ".weight"; what follows it, up to the next layer, is
+    counted to it. The runtime's fusions name their kernels after a node or after its output, so both carry the mark.
+    """
+    graph = model.graph
+    fixed = {value.name for part in (graph.input, graph.output, graph.initializer) for value in part}
+    source = {tensor.name: tensor.name for tensor in graph.initializer}  # of each constant: the tensor that it is made of
+    layers, owner, renamed = list[str](), dict[str, int](), dict[str, str]()
+    for number, node in enumerate(graph.node):
+        given = [name for name in node.input if name]
+        if all(name in source for name in given):
+            source.update(dict.fromkeys(node.output, source[given[0]] if given else node.output[0]))
+            continue
+        if node.op_type in _MULTIPLY and node.input[1] in source:
+            layers.append(source[node.input[1]].removesuffix("_codes").removesuffix(".weight"))
+            owner.update(dict.fromkeys(node.output, len(layers) - 1))
+        else:
+            latest = max((owner[name] for name in given if name in owner), default=-1)
+            owner.update(dict.fromkeys(node.output, latest))
+        node.name = f"layer{owner[node.output[0]]}|{number}"
+        renamed.update({name: f"{node.name}|{name}" for name in node.output if name not in fixed})
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        node.output[:] = [renamed.get(name, name) for name in node.output]
+    return layers
+
+
+def seconds(profile: Path, layers: list[str]) -> dict[str, float]:
+    """Return the seconds of one call that a marked network spent in each layer; "" holds what belongs to none.
+
+    The mean of the middle half of all calls: kernels are told in whole microseconds, and a few calls are disturbed.
+
+    Args:
+        profile: the file that the runtime wrote.
+        layers: as `mark` returned them.
+    """
+    calls = defaultdict[str, list[float]](list)
+    for event in json.loads(profile.read_text(encoding="utf-8")):
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            calls[event["name"]].append(event["dur"])
+    spent = dict.fromkeys([*layers, ""], 0.0)
+    for kernel, durations in calls.items():
+        marked = re.match(r"layer(\d+)\|", kernel)
+        ordered = np.sort(durations)
+        quarter = len(ordered) // 4
+        spent[layers[int(marked[1])] if marked else ""] += 1e-6 * float(ordered[quarter : len(ordered) - quarter].mean())
+    return spent
