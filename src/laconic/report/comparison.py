@@ -20,7 +20,16 @@ from laconic.report.units import (
     times_text,
 )
 
-_TELLING = ("ratio", "sparsity", "bits", "weight_bits", "activation_bits", "rank")  # settings that name a technique's strength
+_TELLING = (
+    "ratio",
+    "sparsity",
+    "bits",
+    "weight_bits",
+    "activation_bits",
+    "format",
+    "granularity",
+    "rank",
+)  # settings that name a technique's strength
 
 
 @dataclass(frozen=True)
