@@ -20,18 +20,8 @@ from laconic.report.units import (
     times_text,
 )
 
-_TELLING = (
-    "ratio",
-    "macs",
-    "bytes",
-    "latency",
-    "sparsity",
-    "epochs",
-    "bits",
-    "weight_bits",
-    "activation_bits",
-    "rank",
-)  # settings that name a technique's strength
+# Settings that name a technique's strength
+_TELLING = ("ratio", "macs", "bytes", "latency", "sparsity", "epochs", "bits", "weight_bits", "activation_bits", "rank")
 
 
 @dataclass(frozen=True)
