@@ -1,10 +1,10 @@
 """Structured pruning measured: quality against torch-pruning, speed, cost, and the curve of mobilenet_v2.
 
-    python benchmarks/pruning.py quality [resnet20 resnet56] [--rival PYTHON]   # PYTHON: an interpreter that has torch-pruning
-    python benchmarks/pruning.py speed                                          # idle machine, after quality
-    python benchmarks/pruning.py records [NAME ...]                             # idle machine, after quality; five seeds
+    python benchmarks/pruning.py quality [resnet20 resnet56] [--rival PYTHON [--distilled]]   # PYTHON: one that has torch-pruning
+    python benchmarks/pruning.py speed                   # idle machine, after quality
+    python benchmarks/pruning.py records [NAME ...]      # idle machine, after quality; five seeds
     python benchmarks/pruning.py cost [--timm PYTHON]
-    python benchmarks/pruning.py curve                                          # mobilenet_v2, reconstruction alone
+    python benchmarks/pruning.py curve                   # mobilenet_v2, reconstruction alone
 
 Run it from the repository's root; it needs LACONIC_DATA. `quality` takes hours on two cores and goes on where it was stopped: finished
 trainings are kept under runs/pruning. ResNet-56's weights are kept in records/resnet56-cifar10-jpeg, with what `laconic measure --json`
@@ -133,11 +133,11 @@ def folder(network: str, fewer: float, seed: int) -> Path:
     return path
 
 
-def quality(networks: list[str], python: str | None) -> None:
+def quality(networks: list[str], python: str | None, distilled: bool) -> None:
     """Measure both sides on all seeds; every finished number is kept and not measured again."""
+    sides = ["ours", *(["rival"] if python else []), *(["rival-distilled"] if python and distilled else [])]
     for network in networks:
         for fewer in FEWER[network]:
-            sides = ["ours", "rival", "rival-distilled"] if python else ["ours"]
             rows = {side: [known(side, network, fewer, seed, python) for seed in SEEDS] for side in sides}
             print(f"\n{network}, {fewer:g} times fewer multiply-accumulates, test accuracy of {len(SEEDS)} seeds")
             for side, results in rows.items():
@@ -259,6 +259,7 @@ def main() -> None:
     asked = commands.add_parser("quality")
     asked.add_argument("networks", nargs="*")
     asked.add_argument("--rival", metavar="PYTHON")
+    asked.add_argument("--distilled", action="store_true", help="also train what torch-pruning left with our teacher")
     commands.add_parser("speed")
     commands.add_parser("records").add_argument("names", nargs="*", choices=[*RECORDS, []], metavar="NAME")
     commands.add_parser("cost").add_argument("--timm", metavar="PYTHON")
@@ -269,7 +270,7 @@ def main() -> None:
     given = parser.parse_args()
     match given.command:
         case "quality":
-            quality(given.networks or list(FEWER), given.rival)
+            quality(given.networks or list(FEWER), given.rival, given.distilled)
         case "speed":
             speed()
         case "records":
