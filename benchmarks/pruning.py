@@ -8,7 +8,7 @@
 
 Run it from the repository's root; it needs LACONIC_DATA. `quality` takes hours on two cores and goes on where it was stopped: finished
 trainings are kept under runs/pruning. ResNet-56's weights are kept in records/resnet56-cifar10-jpeg, with what `laconic measure --json`
-says of them. They were made by two calls of `laconic train --model zoo:resnet56 --data cifar10-jpeg --channels-last`: 26 epochs at 0.1,
+says of them. They were made by two calls of `laconic train --model zoo:resnet56 --data cifar10-jpeg`: 26 epochs at 0.1,
 then 20 more from there (--weights) at 0.06.
 
 Both sides get the same weights, multiply-accumulates, training images, epochs and batches; three seeds each.
