@@ -20,7 +20,7 @@ def normal_float() -> Tensor:
 
 def nearest(values: Tensor, levels: Tensor) -> Tensor:
     """Return the position of the nearest of the ascending `levels` (of equally near ones the higher), of the shape of `values`."""
-    return torch.bucketize(values, (levels[1:] + levels[:-1]) / 2, right=True)
+    return torch.bucketize(values.contiguous(), (levels[1:] + levels[:-1]) / 2, right=True)
 
 
 def binary_scale(rows: Tensor, keep: Tensor | None = None) -> Tensor:
