@@ -21,6 +21,7 @@ from laconic.program.observe import observe
 from laconic.program.represent import edges, representations, share_edge
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.placement import quantized_points
+from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
 _BINS = 2048
@@ -52,6 +53,7 @@ class Static:
             raise NotApplicableError("quantize.Static found no convolution or linear layer")
         if edges(program):
             raise NotApplicableError("this network's activations are quantized already")
+        check_unquantized(program, chosen)
         original = clone(program)
         for weight in chosen:
             represent(program, weight.name, self._weight_grid(weight))
