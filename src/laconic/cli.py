@@ -166,7 +166,6 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At the height of the schedule.")] = 0.1,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     schedule: Annotated[str, typer.Option(help="cosine, one-cycle or constant.")] = "one-cycle",
-    channels_last: Annotated[bool, typer.Option(help="Lay images out so in memory: faster for plain convolutions.")] = False,
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
@@ -183,7 +182,6 @@ def train(
     from laconic.store import writable
 
     settings = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "optimizer": optimizer, "schedule": schedule}
-    settings["channels_last"] = channels_last
     steps = parse([{"tune.FineTune": settings}])
     if out.suffix != ".safetensors":
         raise LaconicError(f"--out must be a .safetensors file; got {out}")

@@ -144,6 +144,7 @@ class Attempt:
     file_bytes: int
     latency_ms: float
     missed: tuple[str, ...]  # which limits it misses, in words; empty: it meets the budget
+    control: float | None = None  # validation accuracy of the whole network after the same training, where the drop is from that
 
 
 @_plain

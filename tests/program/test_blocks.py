@@ -4,7 +4,7 @@ from torch import nn
 
 from laconic.measure import macs
 from laconic.program import capture, clone, save
-from laconic.program.blocks import blocks, remove
+from laconic.program.blocks import blocks, only_for, remove
 from laconic.program.file import load
 from laconic.zoo.resnet import resnet20
 from networks import NETWORKS, captured
@@ -74,6 +74,14 @@ def test_a_network_without_any_one_of_its_blocks_runs_costs_less_and_is_saved(na
         assert not set(block.layers) & set(dict(left.named_parameters()))
         save(left, tmp_path / "left.safetensors")
         assert torch.equal(load(tmp_path / "left.safetensors")(*example), output)
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_goes_with_a_block_is_known_before_it_goes(name):
+    program, _ = captured(name)
+    for block in blocks(program):
+        left = {node.name for node in remove(clone(program), block).graph.nodes}
+        assert {node.name for node in only_for(program, block)} == {node.name for node in program.graph.nodes} - left
 
 
 def test_the_blocks_that_are_left_may_go_too_until_none_is():

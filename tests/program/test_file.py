@@ -89,6 +89,15 @@ def test_every_network_comes_back_with_its_representations_and_edges(name, tmp_p
     assert packed_bytes(back) == packed_bytes(program)
 
 
+def test_tensors_come_back_where_kernels_read_them_as_they_did(tmp_path):
+    program, example = captured("convolution")
+    for odd in ("a" * length for length in range(1, 9)):  # moves what follows by a byte each
+        program.register_buffer(odd, torch.zeros(3, dtype=torch.uint8))
+        loaded = load(saved(program, tmp_path))
+        assert all(tensor.data_ptr() % 16 == 0 for tensor in loaded.state_dict().values())
+        assert all(map(torch.equal, outputs(loaded, example), outputs(program, example)))
+
+
 @pytest.mark.parametrize("name", ["convolution", "tied", "lstm", "two-outputs"])
 def test_saving_what_was_loaded_gives_the_same_content(name, tmp_path):
     program, _ = compressed(name)

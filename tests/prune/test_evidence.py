@@ -102,7 +102,7 @@ def test_the_moments_of_inputs_give_the_energy_of_any_weights_outputs(name, cont
     moments = input_moments(program, context, found)
     for layer in found:
         weight, outputs = with_other_weights(program, context, layer)
-        energy = (weight @ moments[layer.node.name] @ weight.T).diagonal()
+        energy = (weight @ moments[layer.node.name].mean @ weight.T).diagonal()
         torch.testing.assert_close(energy, outputs.square().mean(0), rtol=1e-4, atol=1e-6)
 
 
@@ -124,7 +124,7 @@ def test_moments_do_not_depend_on_how_the_data_is_batched(random_context, monkey
     found = input_moments(program, context, layers(program))
     monkeypatch.setattr("laconic.prune.evidence._BATCH", 9)
     for name, moments in input_moments(program, context, layers(program)).items():
-        torch.testing.assert_close(moments, found[name], rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(moments.shrunk, found[name].shrunk, rtol=1e-5, atol=1e-6)
 
 
 # Gradients

@@ -60,6 +60,16 @@ def remove(program: Program, block: Block) -> Program:
     return infer_shapes(program)
 
 
+def only_for(program: Program, block: Block) -> list[fx.Node]:
+    """Return the nodes that go with the block: what nothing needs any more once its start stands for its end."""
+    by_name = {node.name: node for node in program.graph.nodes}
+    needed = set[fx.Node]()
+    for node in reversed(program.graph.nodes):
+        if node.op in ("output", "placeholder") or node in needed:
+            needed |= {by_name[block.start] if each.name == block.end else each for each in node.all_input_nodes}
+    return [node for node in program.graph.nodes if node not in needed and node.op not in ("output", "placeholder")]
+
+
 def _stretches(program: Program, readers: dict[fx.Node, str]) -> Iterator[Block]:
     line = trunk(program)
     start, passed = line[0], list[fx.Node]()

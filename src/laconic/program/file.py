@@ -178,4 +178,5 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
         raise LaconicError(f"{path} has format {written}, this version of laconic reads format {FORMAT}")
     if _digest(text, tensors) != digest:
         raise LaconicError(f"{path} is damaged: its checksum differs from the one it was written with; write it again")
-    return text, tensors
+    # Cloned, for in the file they lie at any address, and kernels round differently where memory is not aligned
+    return text, {key: tensor.clone() for key, tensor in tensors.items()}

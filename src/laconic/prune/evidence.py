@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, fx
 
 from laconic.context import Context
+from laconic.numeric.moments import Moments
 from laconic.program import Program, read
 from laconic.program.groups import Found, Group, Slot
 from laconic.program.layers import Layer, layers
@@ -101,32 +102,42 @@ def output_sensitivity(program: Program, context: Context, of: Sequence[Layer]) 
     return {name: total / examples for name, total in totals.items()}
 
 
-def input_moments(program: Program, context: Context, of: Sequence[Layer]) -> dict[str, Tensor]:
-    """Return, by layer node, the mean over positions of `rows.T @ rows` of its inputs: (in, in), float64."""
-    return _input_means(program, context, of, lambda inputs: inputs.T @ inputs)
+def input_moments(program: Program, context: Context, of: Sequence[Layer]) -> dict[str, Moments]:
+    """Return, by layer node, the second moments of its inputs."""
+    moments = {layer.node.name: Moments.of(layer.inputs) for layer in of}
+
+    def add(layer: Layer, value: Tensor) -> None:
+        moments[layer.node.name].add(layer.rows(value), len(value))
+
+    _visit_inputs(program, context, of, add)
+    return moments
 
 
 def input_energies(program: Program, context: Context, of: Sequence[Layer]) -> dict[str, Tensor]:
     """Return, by layer node, the mean square over positions of each of its inputs: (in,), float64; the diagonal of `input_moments`."""
-    return _input_means(program, context, of, lambda inputs: inputs.square().sum(0))
+    totals, positions = dict[str, Tensor](), Counter[str]()
+
+    def add(layer: Layer, value: Tensor) -> None:
+        rows, name = layer.rows(value), layer.node.name
+        part = rows.square().sum(0).double().cpu()
+        totals[name] = totals[name] + part if name in totals else part
+        positions[name] += len(rows)
+
+    _visit_inputs(program, context, of, add)
+    return {name: total / positions[name] for name, total in totals.items()}
 
 
-def _input_means(program: Program, context: Context, of: Sequence[Layer], summed: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-    """Return, by layer node, what `summed` makes of the rows (positions, in) of its inputs, added up and divided by their number."""
+def _visit_inputs(program: Program, context: Context, of: Sequence[Layer], visit: Callable[[Layer, Tensor], None]) -> None:
+    """Call `visit` with each layer and what it reads of one batch of calibration data after the other."""
     by_source: dict[fx.Node, list[Layer]] = {}
     for layer in of:
         by_source.setdefault(layer.source, []).append(layer)
-    totals, positions = dict[str, Tensor](), Counter[str]()
 
-    def visit(node: fx.Node, value: Tensor) -> None:
+    def each(node: fx.Node, value: Tensor) -> None:
         for layer in by_source[node]:
-            inputs, name = layer.rows(value), layer.node.name
-            part = summed(inputs).double().cpu()
-            totals[name] = totals[name] + part if name in totals else part
-            positions[name] += len(inputs)
+            visit(layer, value)
 
-    observe(program, ((inputs,) for inputs in context.calibration(_BATCH)), by_source, visit)
-    return {name: total / positions[name] for name, total in totals.items()}
+    observe(program, ((inputs,) for inputs in context.calibration(_BATCH)), by_source, each)
 
 
 def _own_loss(outputs: Tensor | tuple[Tensor, ...], generator: torch.Generator) -> Tensor:

@@ -14,9 +14,9 @@ from torch import Tensor, fx
 
 from laconic.context import Context
 from laconic.errors import NotApplicableError, UnreachableError
-from laconic.measure import macs
-from laconic.program import Program, clone, packed_bytes, weights
-from laconic.program.blocks import Block, blocks, remove
+from laconic.measure import macs, macs_per_node
+from laconic.program import Program, clone, packed, packed_bytes, weights
+from laconic.program.blocks import Block, blocks, only_for, remove
 from laconic.program.observe import observe
 from laconic.program.select import matches
 from laconic.prune.goal import Goal, timer
@@ -114,7 +114,7 @@ class _Budget:
             )
         self.unit, self.share, self.whole, self.context = unit, share, whole, context
         self.candidates, self.removed = candidates, 0
-        self.before = self._cost(whole)
+        self.before, self.macs = self._cost(whole), macs_per_node(whole, context.example())
 
     def met(self, program: Program) -> bool:
         if self.unit == "structures":
@@ -132,7 +132,12 @@ class _Budget:
         """Return what a block's absence saves, above 0; the same for every block where blocks are counted."""
         if self.unit == "structures":
             return 1.0
-        return max(self._cost(program) - self._cost(remove(clone(program), block)), 1)
+        gone = only_for(program, block)
+        if self.unit != "bytes":
+            return max(sum(self.macs.get(node.name, 0) for node in gone), 1)
+        read = {str(node.target) for node in program.graph.nodes if node.op == "get_attr" and node not in gone}
+        tensors = {str(node.target) for node in gone if node.op == "get_attr"} - read
+        return max(sum(packed(program, name).bytes for name in tensors), 1)
 
     def _cost(self, program: Program) -> int:
         return packed_bytes(program) if self.unit == "bytes" else macs(program, self.context.example())

@@ -10,6 +10,7 @@ from torch import Tensor
 from laconic.context import Context
 from laconic.errors import NotApplicableError
 from laconic.numeric.elimination import LARGEST, Elimination, elimination
+from laconic.numeric.moments import Moments
 from laconic.program import Program, read
 from laconic.program.groups import Found, Group, Slot
 from laconic.program.layers import Layer, layers
@@ -129,8 +130,8 @@ def compensated(found: Found, groups: Sequence[Group], context: Context) -> Comp
     return Compensated(reading, writing, _by_gradients("fisher", program, unread, context) if unread else {})
 
 
-def _state(program: Program, layer: Layer, moments: Tensor, sensitivity: Tensor) -> Elimination:
-    return elimination(read(program, layer.weight).flatten(1).cpu(), moments, sensitivity)
+def _state(program: Program, layer: Layer, moments: Moments, sensitivity: Tensor) -> Elimination:
+    return elimination(read(program, layer.weight).flatten(1).cpu(), moments.shrunk, sensitivity)
 
 
 def _on(group: Group, axis: int, states: dict[str, Elimination]) -> list[Slot]:

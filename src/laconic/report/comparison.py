@@ -20,7 +20,8 @@ from laconic.report.units import (
     times_text,
 )
 
-_TELLING = ("ratio", "sparsity", "bits", "weight_bits", "activation_bits", "rank")  # settings that name a technique's strength
+# Settings that name a technique's strength
+_TELLING = ("ratio", "macs", "bytes", "latency", "sparsity", "epochs", "bits", "weight_bits", "activation_bits", "rank")
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ def unpaid(receipt: Receipt) -> tuple[str, ...]:
 def short_recipe(recipe: list[dict[str, dict[str, Any]]]) -> str:
     """Name the steps of a recipe and the settings that tell their strength.
 
-    >>> short_recipe([{"prune.Filters": {"ratio": 0.5, "exclude": ["fc"]}}, {"quantize.Static": {}}])
-    'prune.Filters(ratio=0.5) + quantize.Static'
+    >>> short_recipe([{"prune.Filters": {"ratio": None, "macs": 1 / 3, "exclude": ["fc"]}}, {"quantize.Static": {}}])
+    'prune.Filters(macs=0.333) + quantize.Static'
     """
     return " + ".join(_short_step(step, settings or {}) for entry in recipe for step, settings in entry.items()) or "nothing"
 
@@ -124,8 +125,12 @@ def attempt_verdict(attempt: Attempt, receipt: Receipt) -> str:
 
 
 def _short_step(step: str, settings: dict[str, Any]) -> str:
-    shown = ", ".join(f"{name}={settings[name]}" for name in _TELLING if name in settings)
+    shown = ", ".join(f"{name}={_brief(settings[name])}" for name in _TELLING if settings.get(name) is not None)
     return f"{step}({shown})" if shown else step
+
+
+def _brief(setting: Any) -> str:
+    return f"{setting:.3g}" if isinstance(setting, float) else str(setting)
 
 
 def _amount(quantity: str, before: float, after: float, text: Callable[[float], str], words: tuple[str, str]) -> Row:

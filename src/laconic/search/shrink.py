@@ -11,6 +11,7 @@ from laconic.program import clone
 from laconic.receipt import Attempt, Budget, Receipt, missed
 from laconic.recipe import Compressed, apply, parse, plain
 from laconic.search.ladder import INTEGERS, Rung, ladder, structural
+from laconic.search.reference import Reference
 from laconic.store import Store, key
 
 
@@ -56,11 +57,12 @@ def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say:
         epochs: of recipes that train.
     """
     baseline, trainable = fastest_float(job, store), job.splits.train is not None
+    reference = Reference(baseline, job, store, runtime, say)
 
     def attempt(rung: Rung) -> _Tried | None:
         say(rung.name)
         try:
-            done = _try(rung, job, baseline, budget, store, runtime)
+            done = _try(rung, job, baseline, reference, budget, store, runtime)
         except (NotApplicableError, UnreachableError) as error:
             say(f"      does not apply: {error}")
             return None
@@ -99,24 +101,21 @@ def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], _Tried | None], budge
     return tried
 
 
-def _try(rung: Rung, job: Job, baseline: Exported, budget: Budget, store: Store, runtime: str) -> _Tried:
+def _try(rung: Rung, job: Job, baseline: Exported, reference: Reference, budget: Budget, store: Store, runtime: str) -> _Tried:
     steps = parse(rung.recipe) if rung.recipe else []
     compressed = apply(clone(job.program), steps, job.context, store)
     name = f"artifact-{key(job.model_hash, job.data_hash, job.origin.seed, plain(steps))}"
     exported = export(compressed.program, name, runtime, job, store)
-    return _Tried(_attempt(rung.name, plain(steps), baseline, exported, budget, job, store), compressed, exported)
-
-
-def _attempt(
-    name: str, recipe: list[dict[str, dict[str, object]]], before: Exported, after: Exported, budget: Budget, job: Job, store: Store
-) -> Attempt:
-    accuracies = [score(side.file, job.splits.validation, "validation", job, store)["top1"] for side in (before, after)]
-    times = timed(before.file, after.file, job, store, seconds=2.0)
-    sizes = [side.file.path.stat().st_size for side in (before, after)]
-    drop, smaller, faster = 100 * (accuracies[0] - accuracies[1]), sizes[0] / sizes[1], times["ratio"]["median"]
+    accuracy = score(exported.file, job.splits.validation, "validation", job, store)["top1"]
+    wanted, is_control = reference.of(rung)
+    times = timed(baseline.file, exported.file, job, store, seconds=2.0)
+    sizes = [side.file.path.stat().st_size for side in (baseline, exported)]
+    drop, smaller, faster = 100 * (wanted - accuracy), sizes[0] / sizes[1], times["ratio"]["median"]
     latency_ms = 1e3 * times["after"]["median"]
     unmet = missed(budget, drop, smaller, faster, sizes[1], latency_ms)
-    return Attempt(name, recipe, drop, smaller, faster, sizes[1], latency_ms, unmet)
+    control = wanted if is_control else None
+    attempt = Attempt(rung.name, plain(steps), drop, smaller, faster, sizes[1], latency_ms, unmet, control)
+    return _Tried(attempt, compressed, exported)
 
 
 def _words(attempt: Attempt) -> str:

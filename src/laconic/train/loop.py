@@ -13,7 +13,7 @@ from torch import nn
 
 from laconic.data.dataset import Augment, Split
 from laconic.errors import LaconicError
-from laconic.train import checkpoint, ema, randomness, state
+from laconic.train import checkpoint, ema, layout, randomness, state
 from laconic.train.objective import Loss, Score, cross_entropy, top1
 from laconic.train.progress import bar
 from laconic.train.schedule import factor
@@ -74,16 +74,16 @@ def fit(
     path = None if folder is None else folder / state.name(work)
     home = next(model.parameters()).device
     model.to(device)
-    if training.channels_last:
-        _lay_out(model, torch.channels_last)
+    if work.channels_last:
+        layout.lay_out(model, torch.channels_last)
     with randomness.sources(device) as random:
         run = state.start(work, random, path)
         with bar(progress, run.done, work.total) as show:
             while not _finished(work, run):
                 _epoch(work, run, path, show)
     _settle(work, run)
-    if training.channels_last:
-        _lay_out(model, torch.contiguous_format)
+    if work.channels_last:
+        layout.lay_out(model, torch.contiguous_format)
     model.to(home)
     return _fitted(work, run)
 
@@ -118,8 +118,8 @@ def _batch(work: Work, run: Run, indices: NDArray[np.int64]) -> None:
     inputs, labels = work.train.batch(indices)
     if work.augment:
         inputs = work.augment(inputs, run.random[0])
-    if work.training.channels_last and inputs.ndim == 4:
-        inputs = inputs.contiguous(memory_format=torch.channels_last)
+    if work.channels_last:
+        inputs = layout.channels_last(inputs)
     with torch.autocast(work.device.type, torch.bfloat16, enabled=work.bfloat16):
         loss = work.loss(work.model, inputs.to(work.device), labels.to(work.device))
     run.rate = work.training.learning_rate * factor(work.training.schedule, (run.done + 0.5) / work.total, work.training.warmup)
@@ -178,14 +178,6 @@ def _finite(loss: float, work: Work, run: Run) -> float:
         f"{run.rate:.3g}; try learning_rate={work.training.learning_rate / 10:.3g}, clip=1.0 or warmup=0.1, and check that all inputs "
         "are finite"
     )
-
-
-@torch.no_grad()
-def _lay_out(model: nn.Module, layout: torch.memory_format) -> None:
-    """Keep the four-dimensional tensors of `model` in `layout`; names, shapes and values stay."""
-    for tensor in checkpoint.tensors(model).values():
-        if tensor.ndim == 4:
-            tensor.data = tensor.contiguous(memory_format=layout)
 
 
 def _settle(work: Work, run: Run) -> None:

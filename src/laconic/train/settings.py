@@ -29,7 +29,7 @@ class Training:
     autocast: Annotated[Literal["auto", "off", "bfloat16"], BeforeValidator(lambda v: "off" if v is False else v)] = (
         "auto"  # auto: bfloat16 where the device computes in it
     )
-    channels_last: bool = False  # keep images as (n, height, width, channels) in memory: faster for plain convolutional networks
+    channels_last: bool | Literal["auto"] = "auto"  # images as (n, height, width, channels) in memory; auto: where the network can
 
 
 @dataclass(frozen=True, config=_strict)

@@ -15,7 +15,7 @@ from laconic.data.dataset import Augment, Split
 from laconic.errors import LaconicError
 from laconic.program.cut import KeptChannels, Slice, cut, shortened, slices
 from laconic.program.program import Program
-from laconic.train import checkpoint
+from laconic.train import checkpoint, layout
 from laconic.train.checkpoint import Checkpoint, Cut
 from laconic.train.objective import Loss, Score
 from laconic.train.optimizer import flatten, optimizer, restore, trained
@@ -66,6 +66,12 @@ class Work:
     def bfloat16(self) -> bool:
         """Whether the loss is computed under autocast."""
         return lower_precision(self.training.autocast, self.device)
+
+    @cached_property
+    def channels_last(self) -> bool:
+        """Whether images and kernels lie so in memory."""
+        choice = self.training.channels_last
+        return layout.suits(self.model, self.train, self.device) if choice == "auto" else choice
 
 
 @dataclass
