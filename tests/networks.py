@@ -265,6 +265,19 @@ def _capture(name: str) -> Program:
     return capture(*build(name))
 
 
+def linear(values: Tensor | None = None) -> Program:
+    """Return the program of a linear layer of 6 inputs and 5 outputs between two activations; its weight, `1.weight`, is `values`."""
+    program = clone(_linear())
+    if values is not None:
+        program.get_parameter("1.weight").data = values
+    return program
+
+
+@cache
+def _linear() -> Program:
+    return capture(nn.Sequential(nn.Tanh(), nn.Linear(6, 5, bias=False), nn.ReLU()), (torch.zeros(2, 6),))
+
+
 def quantize(
     program: Program, example: tuple[Tensor, ...], kinds: Collection[str] = ("conv1d", "conv2d", "linear"), bits: tuple[int, int] = (8, 8)
 ) -> Program:

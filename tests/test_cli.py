@@ -163,6 +163,25 @@ def test_a_budget_out_of_reach_ends_with_3_and_delivers_the_best_with_its_receip
     assert "cannot be reached" in printed.err, "filters were thought of"
 
 
+def test_what_is_smaller_in_the_program_only_is_said_before_and_after(mine, tmp_path, capfd):
+    (tmp_path / "recipe.yaml").write_text("- quantize.WeightOnly: {format: int4, granularity: group, group_size: 4}\n")
+    arguments = ["--recipe", tmp_path / "recipe.yaml", "--data", f"{mine}:data", "--out", tmp_path / "out", "--json"]
+    assert run("compress", "--model", f"{mine}:model", *arguments) == 0
+    printed = capfd.readouterr()
+    said = " ".join(printed.err.split())
+    assert "holds it dense: quantize.WeightOnly: grouped int4 weights." in said
+    assert "makes program.safetensors smaller, not the .onnx file, and nothing faster" in said
+    receipt = json.loads(printed.out)
+    assert receipt["runtime"]["dense"] == "grouped int4 weights (3)"
+    assert receipt["ratios"]["smaller"] == pytest.approx(1, abs=0.02)
+    [entry] = receipt["journal"]
+    content = (tmp_path / "out" / "program.safetensors").read_bytes()
+    assert len(content) - 8 - int.from_bytes(content[:8], "little") == entry["bytes_after"] < 0.4 * entry["bytes_before"]
+    assert run("export", "--model", tmp_path / "out" / "program.safetensors", "--out", tmp_path / "again.onnx") == 0
+    assert capfd.readouterr().out.count("written dense: ") == 3
+    assert (tmp_path / "again.onnx").read_bytes() == (tmp_path / "out" / "model.onnx").read_bytes()
+
+
 def test_report_writes_a_lost_report_again(shrunk, capfd):
     (shrunk / "report.html").unlink()
     assert run("report", shrunk, "--json") == 0

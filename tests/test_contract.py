@@ -3,6 +3,7 @@
 import ast
 import copy
 import dataclasses
+import hashlib
 import importlib
 import itertools
 from dataclasses import replace
@@ -22,7 +23,8 @@ from laconic.data import Split, Splits
 from laconic.distill import Response
 from laconic.errors import LaconicError, NotApplicableError
 from laconic.program import Mask, Uniform, bake, capture, clone, load, packed, packed_bytes, read, save
-from laconic.program.represent import Packed, edges, represented, tensor_names, unpacked
+from laconic.program.pack import unpacked
+from laconic.program.represent import edges, represented, tensor_names
 from laconic.recipe import FAMILIES, apply, compress, parse, plain, step_classes
 from laconic.step import settings, step_name
 from laconic.train import Training, fit
@@ -48,12 +50,16 @@ OTHER_SETTINGS = {
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
     "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",), "weight_bits": 4},
+    "quantize.WeightOnly": {"format": "int3", "granularity": "group", "group_size": 32, "symmetric": False, "exclude": ("head",)},
     "tune.FineTune": {"epochs": 2, "optimizer": "adamw", "ema": 0.9, "keep": "best"},
 }
 
 # The second of the pair has nothing to do, and must say so
 REFUSED = {
     ("quantize.Static", "quantize.Static"),
+    ("quantize.Static", "quantize.WeightOnly"),
+    ("quantize.WeightOnly", "quantize.Static"),
+    ("quantize.WeightOnly", "quantize.WeightOnly"),
     ("prune.Magnitude", "prune.Magnitude"),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),
@@ -209,6 +215,14 @@ def test_the_settings_survive_replace_and_yaml(name, other):
 @every_step
 def test_the_battery_covers_settings_other_than_the_defaults(name):
     assert STEPS[name](**OTHER_SETTINGS.get(name, {})) != STEPS[name]() or not dataclasses.fields(STEPS[name])
+
+
+def test_the_fingerprint_of_a_network_as_it_came_is_the_one_on_receipts(program):
+    digest = hashlib.sha256(str(program.graph).encode())
+    for name in tensor_names(program):
+        array = read(program, name).detach().numpy()
+        digest.update(f"{name} {array.shape} None True None".encode() + f"values {array.dtype}".encode() + array.tobytes())
+    assert fingerprint(program) == digest.hexdigest()
 
 
 # What every step does
@@ -461,7 +475,7 @@ def test_claimed_bytes_are_the_bytes_of_files_that_give_the_weights_back(name, p
         written = sum((tmp_path / f"{tensor}.{key}").stat().st_size for key in arrays)
         assert written == form.bytes
         total += written
-        again = unpacked(Packed(form.shape, arrays, form.bits, form.signed, form.axis))
+        again = unpacked(replace(form, arrays=arrays))
         dense = read(made, tensor).detach()
         assert again.shape == dense.shape
         torch.testing.assert_close(again.to(dense.dtype), dense, rtol=1e-6, atol=0)

@@ -22,12 +22,13 @@ from torch.nn.utils import parametrize
 
 from laconic.data.dataset import Split
 from laconic.errors import LaconicError
+from laconic.numeric.rounding import consecutive_groups, per_group
 from laconic.program import Uniform, capture, clone, read, represent
 from laconic.program.cut import cut
 from laconic.program.groups import channel_groups
 from laconic.train import Epoch, Training, cross_entropy, fit, loop, progress, top1
 from laconic.train.ema import exchanged, update
-from laconic.train.optimizer import decays, optimizer
+from laconic.train.optimizer import decays, optimizer, scales
 from laconic.train.schedule import factor
 from laconic.train.settings import lower_precision
 
@@ -639,6 +640,17 @@ def test_the_optimizer_names_each_parameter_once_and_decays_weights_only():
     assert [(len(group["params"]), group["weight_decay"]) for group in groups] == [(3, 0.1), (5, 0.0)]
 
 
+def test_a_scale_for_each_group_of_weights_does_not_decay():
+    model = program()
+    weight = read(model, "3.weight")
+    group = consecutive_groups(tuple(weight.shape[1:]), groups=9)
+    represent(model, "3.weight", Uniform(torch.rand(len(weight), 9), bits=4, axis=0, group=group))
+    assert scales(model) == {model.get_parameter(SCALE)}
+    decayed, others = optimizer(list(model.parameters()), replace(PLAIN, weight_decay=0.1), scales(model)).param_groups
+    assert any(parameter is model.get_parameter(SCALE) for parameter in others["params"])
+    assert any(parameter is model.get_parameter("3.parametrizations.weight.original") for parameter in decayed["params"])
+
+
 def test_an_epoch_is_plain_data():
     epoch = fit(network(), TRAIN, replace(PLAIN, epochs=1)).history[0]
     assert isinstance(epoch, Epoch)
@@ -839,6 +851,25 @@ def test_tied_weights_are_cut_once_and_stay_tied(tmp_path, monkeypatch):
     with pytest.raises(Killed):
         train("adamw", program(module), folder=tmp_path, after_batch=cut_at(7, keep, stop=12))
     train("adamw", again, folder=tmp_path, after_batch=cut_at(7, keep))
+    assert same(whole, again)
+
+
+def test_scales_of_groups_are_cut_with_their_weight_and_go_on_learning(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_CHECKPOINT_SECONDS", 0.0)
+
+    def quantized():
+        model = program()
+        weight = read(model, "3.weight").detach()
+        group = consecutive_groups(tuple(weight.shape[1:]), groups=weight[0].numel() // 6)
+        largest = per_group(weight, 0, 6).abs().amax(1).reshape(len(weight), -1)
+        represent(model, "3.weight", Uniform(largest / 7, bits=4, axis=0, group=group))
+        return model
+
+    whole, again = quantized(), quantized()
+    train("adamw", whole, after_batch=cut_at(7))
+    with pytest.raises(Killed):
+        train("adamw", quantized(), folder=tmp_path, after_batch=cut_at(7, stop=12))
+    train("adamw", again, folder=tmp_path, after_batch=cut_at(7))
     assert same(whole, again)
 
 

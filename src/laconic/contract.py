@@ -1,6 +1,7 @@
 """The contract of every step, checked by the engine: something changed, the network still runs and trains, earlier gains are kept."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +9,11 @@ from torch import Tensor, nn
 
 from laconic.context import Context
 from laconic.errors import LaconicError
-from laconic.program import Mask, Program, Uniform, clone, packed, weights
+from laconic.program import Program, clone, packed, weights
+from laconic.program.forms import kept, quantizer_of
 from laconic.program.represent import edges, represented, tensor_names
+
+_PLAIN = "None True None"  # of a tensor without quantizer; part of the hashes on receipts
 
 
 @dataclass(frozen=True)
@@ -18,21 +22,18 @@ class State:
 
     fingerprint: str
     zeros: dict[str, Tensor]  # by weight: True where a mask holds a zero
-    bits: dict[str, int]  # by weight, or by the value behind which an edge stands: width of its codes
+    bits: dict[str, float]  # by weight, or by the value behind which an edge stands: of a code, log2(3) where there are three
     entries: dict[str, int]  # by weight: how many
     nodes: frozenset[str]  # names of all values in the graph
 
 
 def state_of(program: Program) -> State:
     """Record what a step must not lose."""
-    zeros, bits = dict[str, Tensor](), dict[str, int]()
-    for name, forms in represented(program):
-        for form in forms:
-            if isinstance(form, Mask):
-                zeros[name] = ~form.keep | zeros.get(name, torch.zeros(()).bool())
-            if isinstance(form, Uniform):
-                bits[name] = form.bits
-    bits |= {str(node.args[0]): form.bits for node, form in edges(program).items() if isinstance(form, Uniform)}
+    forms = dict(represented(program))
+    zeros = {name: ~keep for name, each in forms.items() if (keep := kept(each)) is not None}
+    quantizers = {name: quantizer_of(each) for name, each in forms.items()}
+    quantizers |= {str(node.args[0]): quantizer_of([form]) for node, form in edges(program).items()}
+    bits = {name: math.log2(quantizer.base) for name, quantizer in quantizers.items() if quantizer is not None}
     entries = {weight.name: weight.value.numel() for weight in weights(program)}
     return State(fingerprint(program), zeros, bits, entries, frozenset(node.name for node in program.graph.nodes))
 
@@ -42,7 +43,8 @@ def fingerprint(program: Program) -> str:
     digest = hashlib.sha256(str(program.graph).encode())
     for name in tensor_names(program):
         form = packed(program, name)
-        digest.update(f"{name} {form.shape} {form.bits} {form.signed} {form.axis}".encode())
+        how = _PLAIN if form.form is None else f"{form.form} {form.settings}"
+        digest.update(f"{name} {form.shape} {how}".encode())
         for key, array in form.arrays.items():
             digest.update(f"{key} {array.dtype}".encode() + array.tobytes())
     for node, edge in edges(program).items():
@@ -71,7 +73,7 @@ def _check_gains(name: str, before: State, after: State) -> None:
             raise LaconicError(f"{name} undid the pruning of {weight}: entries that were held at zero are free again")
     for quantized, bits in before.bits.items():
         if (quantized in after.entries or quantized in after.nodes) and after.bits.get(quantized, 32) > bits:
-            raise LaconicError(f"{name} undid the quantization of {quantized}: it had {bits} bits")
+            raise LaconicError(f"{name} undid the quantization of {quantized}: it had {bits:.3g} bits")
     for weight, entries in before.entries.items():
         if after.entries.get(weight, 0) > entries:
             raise LaconicError(f"{name} made {weight} larger: {entries} entries before, {after.entries[weight]} after")

@@ -4,6 +4,7 @@ import shlex
 import shutil
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from laconic.fresh import File
 from laconic.job import Job, Origin, described, environment, portable, prepare
 from laconic.measure import Accuracy, Interval, macs, macs_per_node, median_interval, ratio_interval
 from laconic.program import Program, packed, save, weights
+from laconic.program.lower import unsupported
 from laconic.program.represent import represented
 from laconic.receipt import Attempt, Budget, Hashes, Layer, Measurement, Ratios, Receipt, missed, write_receipt
 from laconic.recipe import Compressed, PlainRecipe
@@ -115,7 +117,7 @@ def deliver(delivery: Delivery, out: Path, store: Store, say: Say) -> Receipt:
     receipt = _receipt(delivery, sides[0], sides[1], single, batched, store)
     _copy(before.file.path, out / sides[0].file)
     _copy(after.file.path, out / sides[1].file)
-    save(after.program, out / "program.safetensors")
+    save(after.program, out / "program.safetensors", pack=True)
     write_receipt(receipt, out)
     return receipt
 
@@ -162,7 +164,11 @@ def _receipt(
     unmet = missed(delivery.budget, drop, smaller, faster.median, after.file_bytes, latency_ms)
     model, described_data = described(job)
     baseline = f"{files[0].runtime}, {'as it came, quantized' if any(represented(delivery.baseline.program)) else 'float32'}"
-    executed = {"name": files[1].runtime, "version": runtime(files[1].runtime).version(), "baseline": baseline}
+    module = runtime(files[1].runtime)
+    executed = {"name": files[1].runtime, "version": module.version(), "baseline": baseline}
+    dense = Counter(note.rpartition(": ")[2] for note in unsupported(delivery.artifact.program, module.KEEPS))
+    if dense:
+        executed["dense"] = ", ".join(f"{form} ({count})" for form, count in sorted(dense.items()))
     return Receipt(
         before=before,
         after=after,

@@ -6,7 +6,7 @@ from laconic.measure import macs as measured
 from laconic.program import capture, clone, cost
 from laconic.program.cut import cut, symbols
 from laconic.program.groups import find
-from laconic.program.represent import packed_bytes
+from laconic.program.pack import packed_bytes
 from networks import NETWORKS, captured
 
 

@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 import laconic
+from laconic.contract import fingerprint
 from laconic.errors import LaconicError
 from laconic.program import (
     Mask,
@@ -129,6 +130,58 @@ def test_saving_leaves_the_program_as_it_was(tmp_path):
     torch.manual_seed(0)
     assert torch.equal(program(*example), expected)
     assert not load(tmp_path / "network.laconic").training
+
+
+def own_bytes(path):
+    """What the tensors of a file take, without its header."""
+    content = path.read_bytes()
+    return len(content) - 8 - int.from_bytes(content[:8], "little")
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_packed_network_computes_the_same_to_the_bit(name, tmp_path):
+    program, example = compressed(name)
+    plain = own_bytes(saved(program, tmp_path))
+    save(program, tmp_path / "packed", pack=True)
+    back = load(tmp_path / "packed")
+    for ours, theirs in zip(outputs(back, example), outputs(program.eval(), example), strict=True):
+        assert torch.equal(ours, theirs)
+    assert packed_bytes(back) == packed_bytes(program)
+    assert fingerprint(back) == fingerprint(program)
+    assert {name for name, _ in represented(back)} == {name for name, _ in represented(program)}
+    assert (back.inputs, back.aliases) == (program.inputs, program.aliases)
+    assert packed_bytes(program) <= own_bytes(tmp_path / "packed") < plain
+    back.train()
+    sum(output.square().sum() for output in outputs(back, example)).backward()
+    assert any(parameter.grad is not None for parameter in back.parameters())
+
+
+def test_packing_what_was_packed_gives_the_same_content(tmp_path):
+    program, _ = compressed("convolution")
+    save(program, tmp_path / "packed", pack=True)
+    save(load(tmp_path / "packed"), tmp_path / "again", pack=True)
+    assert (tmp_path / "packed").read_bytes() == (tmp_path / "again").read_bytes()
+
+
+def test_a_packed_weight_that_is_frozen_stays_frozen(tmp_path):
+    program, _ = compressed("convolution")
+    program.get_parameter("classifier.parametrizations.weight.original").requires_grad_(False)
+    save(program, tmp_path / "packed", pack=True)
+    assert not load(tmp_path / "packed").get_parameter("classifier.parametrizations.weight.original").requires_grad
+
+
+def test_files_of_the_first_format_are_read(tmp_path):
+    """They name no settings that came later, and have nothing packed."""
+    program, example = compressed("convolution")
+    path = saved(program, tmp_path)
+    metadata, tensors = metadata_of(path)
+    header = json.loads(metadata["laconic"])
+    described = json.loads(header["program"])
+    for entry in [*described["representations"], *described["edges"]]:
+        entry["settings"] = {key: entry["settings"][key] for key in ("bits", "signed", "axis") if key in entry["settings"]}
+    text = json.dumps(described)
+    save_file(tensors, path, {"laconic": json.dumps({"format": "1", "sha256": file_module._digest(text, tensors), "program": text})})
+    assert_same_program(program, load(path), example)
 
 
 def test_ties_stay_ties(tmp_path):

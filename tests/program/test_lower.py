@@ -2,7 +2,8 @@ import pytest
 import torch
 from torch import nn
 
-from laconic.program import Mask, Uniform, capture, clone, read, represent, represent_edge, tidy, weights
+from laconic.numeric.codebook import normal_float
+from laconic.program import Codebook, Half, Mask, Uniform, capture, clone, read, represent, represent_edge, tidy, weights
 from laconic.program.lower import clip, dequantize, lower, unsupported
 from laconic.program.lower import quantize as quantize_operation
 from laconic.program.observe import observe
@@ -11,6 +12,7 @@ from networks import captured, quantize
 
 INTEGERS = frozenset({"int8", "uint8"})
 WIDTHS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(2, 9))
+ALONE = INTEGERS | {"int8 weights", "uint8 weights"}  # of a runtime that also executes integer weights under float activations
 
 
 def network():
@@ -81,7 +83,7 @@ def test_signed_and_unsigned_weights_with_any_zero_point_are_lowered(axis):
     channels = {None: (), 0: (5,), 1: (8,)}[axis]
     scale = torch.rand(channels, generator=torch.Generator().manual_seed(0)) * 0.01 + 0.001
     represent(program, "classifier.weight", Uniform(scale, torch.full(channels, 120.0), 8, signed=False, axis=axis))
-    lowered = lower(program, INTEGERS)
+    lowered = lower(program, ALONE)
     assert read(lowered.program, "classifier.weight_codes").dtype == torch.uint8
     assert read(lowered.program, "classifier.weight_zero_point").unique().tolist() == [120]
     torch.testing.assert_close(lowered.program(*example), program(*example))
@@ -114,17 +116,50 @@ def test_a_masked_and_quantized_weight_is_integer_with_its_zeros_in_either_order
     forms = [Mask(keep), Uniform(torch.tensor(0.01), torch.tensor(0.0), 8)]
     for form in forms if mask_first else forms[::-1]:
         represent(program, weight.name, form)
-    lowered = lower(program, INTEGERS)
+    lowered = lower(program, ALONE)
     assert lowered.integer_weights == (f"{weight.name}_codes",)
     assert not read(lowered.program, f"{weight.name}_codes")[~keep].any()
     torch.testing.assert_close(lowered.program(*example), program(*example))
+
+
+@pytest.mark.parametrize(
+    ("form", "word"),
+    [
+        (Uniform(torch.tensor(0.01), bits=8), "int8 weights"),
+        (Uniform(torch.tensor(0.01), torch.tensor(120.0), 8, signed=False), "uint8 weights"),
+        (Uniform(torch.full((5, 2), 0.01), bits=4, axis=0, group=torch.arange(8) // 4), "grouped int4 weights"),
+        (Codebook(torch.tensor(0.1), torch.tensor([-1.0, 0.0, 1.0]), "ternary"), "ternary weights"),
+        (Codebook(torch.full((5, 2), 0.1), normal_float(), "nf4", 0, torch.arange(8) // 4), "grouped nf4 weights"),
+        (Half("bfloat16"), "bfloat16 weights"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_weights_alone_are_dense_where_only_integers_that_meet_integers_are_kept(form, word):
+    program, example = network()
+    represent(program, "classifier.weight", form)
+    lowered = lower(program, INTEGERS)
+    assert lowered.baked == unsupported(program, INTEGERS) == (f"classifier.weight: {word}",)
+    assert lowered.integer_weights == ()
+    assert torch.equal(lowered.program(*example), program(*example))
+    assert not unsupported(program, frozenset({word}))
+
+
+def test_padding_between_activations_and_weights_keeps_them_together():
+    module = nn.Sequential(nn.ZeroPad2d((0, 1, 2, 3)), nn.Conv2d(3, 4, 3)).eval()
+    program = capture(module, (torch.randn(2, 3, 8, 8),))
+    placeholder = next(node for node in program.graph.nodes if node.op == "placeholder")
+    represent_edge(program, placeholder, Uniform(torch.tensor(0.02), torch.tensor(120.0), 8, signed=False))
+    represent(program, "1.weight", Uniform(torch.tensor(0.01), bits=8))
+    tidy(program)
+    assert lower(program, INTEGERS).integer_weights == ("1.weight_codes",)
+    assert unsupported(program, INTEGERS - {"uint8"}) == ("1.weight: int8 weights", "_edges_input_1: activations uint8")
 
 
 def test_a_tied_weight_is_lowered_once_for_both_readers():
     program, example = captured("tied")
     name = weights(program)[0].name
     represent(program, name, Uniform(torch.full((11,), 0.02), torch.zeros(11), 8, axis=0))
-    lowered = lower(program, INTEGERS)
+    lowered = lower(program, ALONE)
     assert lowered.integer_weights == (f"{name}_codes",)
     torch.testing.assert_close(lowered.program(*example), program(*example))
 

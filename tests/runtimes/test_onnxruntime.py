@@ -215,19 +215,22 @@ def test_a_bias_too_large_for_32_bits_stays_a_float(tmp_path):
         np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), rtol=1e-4)
 
 
-def test_integer_weights_with_float_activations_are_refused_because_no_kernel_computes_on_them(tmp_path):
+def test_integer_weights_with_float_activations_are_written_dense_and_said_because_no_kernel_computes_on_them(tmp_path):
     program, example = captured("convolution")
     represent(program, "features.0.0.weight", Uniform(torch.tensor(0.01), torch.tensor(0.0), 8))
-    with pytest.raises(LaconicError, match=r"ran no integer kernel.*quantize activations too"):
-        onnxruntime.export(program, example, tmp_path / "file.onnx")
+    file = onnxruntime.export(program, example, tmp_path / "file.onnx")
+    assert file.baked == ("features.0.0.weight: int8 weights",)
+    assert file.integer_tensors == 0
+    with torch.no_grad():
+        np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), atol=1e-5)
 
 
 def test_other_widths_are_written_dense_and_said(tmp_path):
     program, example = captured("two-inputs")
-    represent(program, "fc.weight", Uniform(torch.tensor(0.05), torch.tensor(0.0), 12))
-    assert unsupported(program, onnxruntime.KEEPS) == ("fc.weight: Uniform int12",)
+    represent(program, "fc.weight", Uniform(torch.tensor(0.05), torch.tensor(0.0), 4))
+    assert unsupported(program, onnxruntime.KEEPS) == ("fc.weight: int4 weights",)
     file = onnxruntime.export(program, example, tmp_path / "file.onnx")
-    assert file.baked == ("fc.weight: Uniform int12",)
+    assert file.baked == ("fc.weight: int4 weights",)
     assert file.integer_tensors == 0
     with torch.no_grad():
         np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), atol=1e-5)

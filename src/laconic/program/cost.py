@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 
 from laconic.program.axes import Keep
-from laconic.program.represent import packed
+from laconic.program.pack import packed
 from laconic.program.sizes import Sizes
 from laconic.program.walk import BATCH, Axes, Node, Walk, tensors_of
 

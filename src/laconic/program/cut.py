@@ -10,10 +10,11 @@ from torch.nn.utils import parametrize
 
 from laconic.errors import LaconicError
 from laconic.program.axes import Keep
+from laconic.program.forms import Representation
 from laconic.program.groups import Found, Group, find
 from laconic.program.literals import LITERALS
 from laconic.program.program import Program, holder, tidy
-from laconic.program.represent import Representation, edges
+from laconic.program.represent import edges
 from laconic.program.shapes import infer_shapes
 from laconic.program.sizes import Sizes
 from laconic.program.walk import Node, Walk

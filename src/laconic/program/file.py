@@ -2,10 +2,12 @@
 
 The file is an ordinary safetensors file. Its metadata has one entry, `laconic`: a JSON object with `format`, `program`
 (the graph) and `sha256` (of the graph and of every tensor), so anything flipped, cut or replaced is found before it is used.
+Represented tensors are written either as they are stored, so that training goes on to the same bits, or packed, for their size.
 """
 
 import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,30 @@ from torch.nn.utils import parametrize
 from laconic.errors import LaconicError
 from laconic.files import write_bytes
 from laconic.program.encode import NAMED, decode_graph, encode_graph
+from laconic.program.forms import Representation
+from laconic.program.pack import Packed, packed, unpacked
 from laconic.program.program import Input, Program, holder, own_tensors, place, read
-from laconic.program.represent import REPRESENTATIONS, Representation, edges, represent, represented
+from laconic.program.represent import REPRESENTATIONS, edges, represent, represented
 from laconic.program.shapes import infer_shapes
 
-FORMAT = "1"
+FORMAT = "2"
+_READ = ("1", FORMAT)  # the first has no packed tensors
 
 
-def save(program: Program, path: Path) -> None:
+def save(program: Program, path: Path, pack: bool = False) -> None:
     """Write a program to `path`, whole or not at all.
+
+    Args:
+        program: what to write.
+        path: where.
+        pack: write represented tensors in their deployable form (codes at their true width, no masked entries), at the bytes that
+            `packed_bytes` counts. The program computes the same, to the bit; what training knew of a weight beyond its code is not kept.
 
     Raises:
         LaconicError: the place cannot be written, or the graph holds a value that the format does not know.
     """
-    tensors, described = _tensors(program), _describe(program)
+    packs = {name: packed(program, name) for name, _ in represented(program)} if pack else {}
+    tensors, described = _tensors(program, packs), _describe(program, packs)
     text = json.dumps(described, separators=(",", ":"))
     metadata = {"laconic": json.dumps({"format": FORMAT, "sha256": _digest(text, tensors), "program": text})}
     write_bytes(path, serialize(tensors, metadata))
@@ -46,8 +58,10 @@ def load(path: Path) -> Program:
     text, tensors = _read(path)
     described = json.loads(text)
     root = nn.Module()
+    packs = {entry["name"]: _packed(entry["packed"], tensors) for entry in described["tensors"] if "packed" in entry}
     for entry in described["tensors"]:
-        place(root, entry["name"], tensors[entry["key"]], entry["parameter"], entry["persistent"])
+        value = unpacked(packs[entry["name"]]) if entry["name"] in packs else tensors[entry["key"]]
+        place(root, entry["name"], value, entry["parameter"], entry["persistent"])
         if entry["parameter"]:
             read(root, entry["name"]).requires_grad_(entry["trainable"])
     aliases = described["aliases"]
@@ -62,20 +76,28 @@ def load(path: Path) -> Program:
     program = Program(root, decode_graph(described["graph"]), inputs, aliases)
     for entry in described["representations"]:
         represent(program, entry["name"], _representation(entry, tensors))
+    for name, each in packs.items():
+        for form in each.forms():
+            represent(program, name, form)
     return infer_shapes(program)
 
 
-def _tensors(program: Program) -> dict[str, Tensor]:
+def _tensors(program: Program, packs: Mapping[str, Packed]) -> dict[str, Tensor]:
     """All tensors that are stored, each under its own key: originals for represented ones, and what their representations hold."""
-    stored = {f"tensor.{i}": _stored(program, entry["name"]) for i, entry in enumerate(_entries(program))}
-    for owner, forms in _owners(program):
+    stored: dict[str, Tensor] = {}
+    for i, entry in enumerate(_entries(program)):
+        if entry["name"] in packs:
+            stored |= {f"tensor.{i}.{key}": torch.from_numpy(array) for key, array in packs[entry["name"]].arrays.items()}
+        else:
+            stored[f"tensor.{i}"] = _stored(program, entry["name"])
+    for owner, forms in _owners(program, packs):
         for position, form in enumerate(forms):
             stored |= {f"{owner}.{position}.{key}": value for key, value in form.state_dict().items()}
     return {key: value.detach().cpu().contiguous().clone() for key, value in stored.items()}
 
 
-def _owners(program: Program) -> list[tuple[str, list[Representation]]]:
-    weights = [(f"represent.{name}", forms) for name, forms in represented(program)]
+def _owners(program: Program, packs: Mapping[str, Packed]) -> list[tuple[str, list[Representation]]]:
+    weights = [(f"represent.{name}", forms) for name, forms in represented(program) if name not in packs]
     return weights + [(f"edge.{name}", [form]) for name, form in _edge_forms(program).items()]
 
 
@@ -107,17 +129,33 @@ def _kind(program: Program, name: str) -> dict[str, bool]:
     return {"parameter": isinstance(value, nn.Parameter), "trainable": value.requires_grad, "persistent": persistent}
 
 
-def _describe(program: Program) -> dict[str, Any]:
+def _describe(program: Program, packs: Mapping[str, Packed]) -> dict[str, Any]:
     return {
         "inputs": [{"name": entry.name, "shape": entry.shape, "dtype": str(entry.dtype)} for entry in program.inputs],
         "aliases": program.aliases,
-        "tensors": [{**entry, "key": f"tensor.{i}"} for i, entry in enumerate(_entries(program))],
+        "tensors": [{**entry, **_keys(f"tensor.{i}", packs.get(entry["name"]))} for i, entry in enumerate(_entries(program))],
         "representations": [
-            _described(name, f"represent.{name}.{i}", f) for name, forms in represented(program) for i, f in enumerate(forms)
+            _described(name, f"represent.{name}.{i}", form)
+            for name, forms in represented(program)
+            if name not in packs
+            for i, form in enumerate(forms)
         ],
         "edges": [_described(name, f"edge.{name}.0", form) for name, form in _edge_forms(program).items()],
         "graph": encode_graph(_inference_graph(program)),
     }
+
+
+def _keys(prefix: str, pack: Packed | None) -> dict[str, Any]:
+    """Say under which key a tensor is found; of a packed one, under which keys, and how it is read."""
+    if pack is None:
+        return {"key": prefix}
+    how = {"shape": pack.shape, "dtype": pack.dtype, "form": pack.form, "settings": pack.settings}
+    return {"packed": {**how, "keys": {key: f"{prefix}.{key}" for key in pack.arrays}}}
+
+
+def _packed(entry: dict[str, Any], tensors: dict[str, Tensor]) -> Packed:
+    arrays = {key: tensors[name].numpy() for key, name in entry["keys"].items()}
+    return Packed(tuple(entry["shape"]), entry["dtype"], arrays, entry["form"], entry["settings"])
 
 
 def _inference_graph(program: Program) -> fx.Graph:
@@ -174,8 +212,8 @@ def _read(path: Path) -> tuple[str, dict[str, Tensor]]:
         written, digest, text = header["format"], header["sha256"], header["program"]
     except (ValueError, KeyError, TypeError):
         raise LaconicError(f"{path} is damaged: its header is not whole; write it again") from None
-    if written != FORMAT:
-        raise LaconicError(f"{path} has format {written}, this version of laconic reads format {FORMAT}")
+    if written not in _READ:
+        raise LaconicError(f"{path} has format {written}, this version of laconic reads format {' and '.join(_READ)}")
     if _digest(text, tensors) != digest:
         raise LaconicError(f"{path} is damaged: its checksum differs from the one it was written with; write it again")
     # Cloned, for in the file they lie at any address, and kernels round differently where memory is not aligned

@@ -7,8 +7,9 @@ import torch
 from torch import Tensor, fx
 from torch.nn.utils import parametrize
 
+from laconic.program.forms import quantizer_of
 from laconic.program.program import Program, holder, own_tensors, place, read, tidy
-from laconic.program.represent import Mask, represented
+from laconic.program.represent import represented
 
 aten = torch.ops.aten
 _CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
@@ -20,9 +21,9 @@ def fold_batch_norm(program: Program) -> list[str]:
 
     With `w' = w g / sqrt(v + eps)` and `b' = (b - m) g / sqrt(v + eps) + beta` the layer computes what both computed in eval mode
     (B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018,
-    eq. 14). Zeros stay zeros. A quantized weight is not folded into, since its grid would be lost.
+    eq. 14). Zeros stay zeros. A quantized weight is not folded into, since its levels would be lost.
     """
-    kept = {name for name, forms in represented(program) if not all(isinstance(form, Mask) for form in forms)}
+    kept = {name for name, forms in represented(program) if quantizer_of(forms) is not None}
     folded = []
     for norm in [node for node in program.graph.nodes if node.target is aten.batch_norm.default]:
         layer = norm.args[0]

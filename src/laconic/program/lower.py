@@ -16,11 +16,15 @@ import torch
 from torch import Tensor, fx
 
 from laconic.numeric.rounding import broadcast, levels
+from laconic.program.forms import Quantizer, Representation, quantizer_of
 from laconic.program.program import Program, clone, place, read, tidy
-from laconic.program.represent import Mask, Representation, Uniform, bake, edges, represented
+from laconic.program.represent import bake, edges, representations, represented
+from laconic.program.scaled import Uniform
 from laconic.program.walk import argument
 
 aten = torch.ops.aten
+
+_PADDING = (aten.pad.default, aten.constant_pad_nd.default)
 
 _library = torch.library.Library("laconic", "DEF")
 _library.define("quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor")
@@ -78,39 +82,52 @@ class Lowered:
 
 def unsupported(program: Program, keeps: frozenset[str]) -> tuple[str, ...]:
     """Say, before any work, what a runtime that executes `keeps` would not keep in its form."""
-    weights = [
-        f"{name}: {type(form).__name__} {_form(form)}" for name, forms in represented(program) for form in forms if _form(form) not in keeps
-    ]
-    return tuple(weights + [f"{node}: activations {_form(form)}" for node, form in edges(program).items() if _form(form) not in keeps])
+    weights = [(name, _word(program, name, form, keeps)) for name, forms in represented(program) for form in forms]
+    activations = [(str(node), form.name) for node, form in edges(program).items()]
+    found = [f"{name}: {word}" for name, word in weights if word not in keeps]
+    return tuple(found + [f"{name}: activations {word}" for name, word in activations if word not in keeps])
 
 
-def _form(form: Any) -> str:
-    return f"{'int' if form.signed else 'uint'}{form.bits}" if isinstance(form, Uniform) else "sparse"
+def _word(program: Program, name: str, form: Representation, keeps: frozenset[str]) -> str:
+    """Name a form of a weight: `int8` beside activations that are kept as integers too, `int8 weights` alone."""
+    alone = isinstance(form, Quantizer) and not _meets_integers(program, name, keeps)
+    return f"{form.name} weights" if alone else form.name
+
+
+def _meets_integers(program: Program, name: str, keeps: frozenset[str]) -> bool:
+    """Say whether a reader of the tensor called `name` has a kept quantizer before its first input; padding may lie between."""
+    kept = {node for node, form in edges(program).items() if form.name in keeps}
+    readers = [user for node in program.graph.nodes if node.op == "get_attr" and node.target == name for user in node.users]
+    return any(_before_padding(reader.all_input_nodes[0]) in kept for reader in readers)
+
+
+def _before_padding(node: fx.Node) -> fx.Node:
+    return node.all_input_nodes[0] if node.target in _PADDING else node
 
 
 def lower(program: Program, keeps: frozenset[str]) -> Lowered:
-    """Return a copy of `program` whose quantizers named in `keeps` (`int8`, `uint4`, ...) are integer operations; other forms are dense."""
+    """Return a copy of `program` whose quantizers named in `keeps` (`int8`, `uint4`, ...) are integer operations; other forms are dense.
+
+    In `keeps`, `int8` is a weight whose layer reads integers too, and `int8 weights` one whose layer reads float activations.
+    """
     lowered, notes = clone(program).eval(), unsupported(program, keeps)
-    integers = [_lower_weight(lowered, name, grid) for name, forms in list(represented(lowered)) if (grid := _kept_grid(forms, keeps))]
+    grids = {name: grid for name, _ in represented(lowered) if (grid := _kept_grid(lowered, name, keeps))}
+    integers = [_lower_weight(lowered, name, grid) for name, grid in grids.items()]
     for name, _ in list(represented(lowered)):
         bake(lowered, name)
     on_grid = set[str]()  # the first edge of a grid in graph order feeds all others that share it
     for node, form in edges(lowered).items():
-        if isinstance(form, Uniform) and _is_kept(form, keeps):
+        if isinstance(form, Uniform) and form.name in keeps:
             _lower_edge(lowered, node, form, clipped=str(node.target) in on_grid)
             on_grid.add(str(node.target))
     tidy(lowered)
     return Lowered(lowered, tuple(integers), notes)
 
 
-def _kept_grid(forms: list[Representation], keeps: frozenset[str]) -> Uniform | None:
+def _kept_grid(program: Program, name: str, keeps: frozenset[str]) -> Uniform | None:
     """Return the quantizer whose codes can be written: the last form, masks aside, since a zero has a code too."""
-    grid = next((form for form in reversed(forms) if not isinstance(form, Mask)), None)
-    return grid if isinstance(grid, Uniform) and _is_kept(grid, keeps) else None
-
-
-def _is_kept(form: Any, keeps: frozenset[str]) -> bool:
-    return isinstance(form, Uniform) and _form(form) in keeps
+    grid = quantizer_of(representations(program, name))
+    return grid if isinstance(grid, Uniform) and _word(program, name, grid, keeps) in keeps else None
 
 
 def _lower_weight(program: Program, name: str, form: Uniform) -> str:

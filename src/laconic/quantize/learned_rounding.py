@@ -53,8 +53,8 @@ def regularizer(up: Tensor, progress: float) -> Tensor:
 def learned_codes(scaled: Tensor, moments: Tensor, products: Tensor, limits: tuple[int, int], iterations: int) -> Tensor:
     """Return whole numbers next to `scaled` for which the error of the outputs is small.
 
-    The error of an output is `q G q - 2 q p + constant` for its row q of codes and p of `products`, computed for what codes are away from the
-    weights, in small numbers.
+    The error of an output is `q G q - 2 q p + constant` for its row q of codes and p of `products`, computed for what codes are away from
+    the weights, in small numbers.
 
     Args:
         scaled: (groups, out, in) weights in units of their scale.

@@ -24,6 +24,7 @@ from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.equalize import equalize
 from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.placement import end_kernels, quantized_points, readers_grids
+from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
 Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
@@ -67,6 +68,7 @@ class Static:
             raise NotApplicableError("quantize.Static found no convolution or linear layer")
         if edges(program):
             raise NotApplicableError("this network's activations are quantized already")
+        check_unquantized(program, chosen)
         batches = calibration_inputs(program, context)
         if self.equalization:
             context.note(f"{len(equalize(program, batches))} weights equalized")

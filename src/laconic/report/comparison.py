@@ -21,7 +21,10 @@ from laconic.report.units import (
 )
 
 # Settings that name a technique's strength
-_TELLING = ("ratio", "macs", "bytes", "latency", "sparsity", "epochs", "bits", "weight_bits", "activation_bits", "rank")
+_TELLING = (
+    *("ratio", "macs", "bytes", "latency", "sparsity", "epochs"),
+    *("bits", "weight_bits", "activation_bits", "format", "granularity", "rank"),
+)
 
 
 @dataclass(frozen=True)

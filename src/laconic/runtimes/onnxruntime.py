@@ -180,7 +180,7 @@ def _to_onnx(program: "Program", example: "tuple[Tensor, ...]", opset: int) -> "
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         try:
             exported = torch.export.export(program, example, dynamic_shapes=tuple({0: batch} for _ in example))
-            table = {quantize: quantize_linear, dequantize: dequantize_linear, clip: clip_codes}
+            table: dict[Any, Any] = {quantize: quantize_linear, dequantize: dequantize_linear, clip: clip_codes}
             written = torch.onnx.export(exported, dynamo=True, verbose=False, opset_version=opset, custom_translation_table=table)
         except Exception as error:  # whatever the exporter raises
             raise LaconicError(f"the network cannot be written as ONNX: {_root(error)}") from error

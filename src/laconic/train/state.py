@@ -18,7 +18,7 @@ from laconic.program.program import Program
 from laconic.train import checkpoint, layout
 from laconic.train.checkpoint import Checkpoint, Cut
 from laconic.train.objective import Loss, Score
-from laconic.train.optimizer import flatten, optimizer, restore, trained
+from laconic.train.optimizer import flatten, optimizer, restore, scales, trained
 from laconic.train.settings import Epoch, Training, best, lower_precision
 
 AfterBatch: TypeAlias = Callable[[int, int], KeptChannels | None]
@@ -112,7 +112,7 @@ def start(work: Work, random: list[torch.Generator], path: Path | None) -> Run:
     work.model.zero_grad()  # what the caller left
     parameters = trained(work.model)
     averages = {} if work.training.ema is None else checkpoint.copies(parameters)
-    run = Run(parameters, optimizer(list(parameters.values()), work.training), random, averages)
+    run = Run(parameters, optimizer(list(parameters.values()), work.training, scales(work.model)), random, averages)
     if path is not None and path.exists():
         _resume(work, run, checkpoint.read(path))
     return run

@@ -1,0 +1,166 @@
+"""Weight-only quantization: weights in few bits, activations and arithmetic in float.
+
+Source: R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper", arXiv:1806.08342, section
+3.1 (weights alone, per channel); S. Shen et al., "Q-BERT: Hessian Based Ultra Low Precision Quantization of BERT", AAAI 2020 (per group).
+Binary scales are those of M. Rastegari et al., "XNOR-Net", ECCV 2016, ternary ones of F. Li et al., "Ternary Weight Networks",
+arXiv:1605.04711; NF4 is from T. Dettmers et al., "QLoRA: Efficient Finetuning of Quantized LLMs", NeurIPS 2023.
+"""
+
+from collections.abc import Iterable
+from math import prod
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from laconic.context import Context
+from laconic.errors import LaconicError
+from laconic.numeric.codebook import binary_scale, normal_float, ternary_scale
+from laconic.numeric.rounding import (
+    asymmetric_grid,
+    consecutive_groups,
+    mean_square_grid,
+    mean_square_scale,
+    per_channel,
+    per_group,
+    symmetric_scale,
+)
+from laconic.program import Codebook, Half, Mask, Program, Quantizer, Uniform, Weight, packed, represent, weights
+from laconic.program.forms import kept
+from laconic.program.represent import representations
+from laconic.quantize.unquantized import check_unquantized
+from laconic.step import Patterns, step
+
+_INTEGERS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
+_TABLES = {"binary": torch.tensor([-1.0, 1.0]), "ternary": torch.tensor([-1.0, 0.0, 1.0]), "nf4": normal_float()}
+_HALVES = ("float16", "bfloat16")
+_IN_WORDS = {"tensor": "one scale per tensor", "channel": "one scale per channel", "group": "one scale per group of {}"}
+
+
+@step
+class WeightOnly:
+    """Keep weights in few bits and compute in float: for bytes, without data and without training.
+
+    Smaller in Laconic's own file, where codes are packed at their width; not faster. ONNX Runtime executes no such weights: they are
+    written dense into the `.onnx` file, which keeps its size.
+    """
+
+    format: Literal["int8", "int4", "int3", "int2", "ternary", "binary", "float16", "bfloat16", "nf4"] = "int4"
+    granularity: Literal["tensor", "channel", "group"] = "channel"  # what shares a scale; 16-bit formats have none
+    group_size: Annotated[int, Field(ge=2)] = 64  # consecutive weights of a channel that share a scale; only for granularity: group
+    symmetric: bool = True  # levels on both sides of 0 alike; false: from the lowest to the highest weight, for integers only
+    ranges: Literal["min-max", "mean-square"] = "mean-square"  # of integers: to the extremes, or of least squared error
+    include: Patterns = ()  # name patterns of layers to quantize; empty: all
+    exclude: Patterns = ()  # name patterns of layers to leave in float
+
+    @model_validator(mode="after")
+    def _only_integers_are_asymmetric(self) -> Self:
+        if not self.symmetric and self.format not in _INTEGERS:
+            raise ValueError(f"{self.format} has fixed levels on both sides of 0; symmetric: false goes with {', '.join(_INTEGERS)}")
+        return self
+
+    @property
+    def forms(self) -> frozenset[str]:
+        """What weights are afterwards, in the words of the runtimes."""
+        word = self.format if self.symmetric else f"u{self.format}"
+        return frozenset({f"{'grouped ' if self._grouped else ''}{word} weights"})
+
+    @property
+    def _grouped(self) -> bool:
+        return self.granularity == "group" and self.format not in _HALVES
+
+    def __call__(self, program: Program, context: Context) -> Program:
+        """Register a quantizer on every chosen weight."""
+        chosen = weights(program, self.include, self.exclude)
+        check_unquantized(program, chosen)
+        if self._grouped:
+            check_group_size(chosen, self.group_size)
+        before = _bytes(program, chosen)
+        for weight in chosen:
+            keep = kept(representations(program, weight.name))
+            represent(program, weight.name, self._quantizer(weight, keep))
+            if keep is not None and self.format == "binary":  # which has no level at 0
+                represent(program, weight.name, Mask(keep))
+        context.note(f"{len(chosen)} weights as {self._words()}: {before:,} -> {_bytes(program, chosen):,} bytes packed")
+        context.note("smaller in Laconic's own file; a runtime that does not execute this form holds it dense, no smaller and no faster")
+        return program
+
+    def _words(self) -> str:
+        word = self.format if self.symmetric else f"asymmetric {self.format}"
+        return word if self.format in _HALVES else f"{word}, {_IN_WORDS[self.granularity].format(self.group_size)}"
+
+    def _quantizer(self, weight: Weight, keep: Tensor | None) -> Quantizer:
+        if self.format in _HALVES:
+            return Half(self.format)
+        rows, shape = self._rows(weight.value.float(), weight.axis)
+        axis = None if self.granularity == "tensor" else weight.axis
+        group = consecutive_groups(_channel(weight), shape[1]) if self._grouped else None
+        if self.format in _INTEGERS:
+            scale, zero_point = (values.reshape(shape) for values in self._grid(rows, _INTEGERS[self.format]))
+            return Uniform(scale, zero_point, _INTEGERS[self.format], self.symmetric, axis, group, narrow=self.symmetric)
+        held = None if keep is None else self._rows(keep, weight.axis)[0]
+        return Codebook(_scale(self.format, rows, held).reshape(shape), _TABLES[self.format], self.format, axis, group)
+
+    def _rows(self, tensor: Tensor, axis: int) -> tuple[Tensor, tuple[int, ...]]:
+        """Return the entries as rows, a scale to each, and the shape that the scales have."""
+        match self.granularity:
+            case "tensor":
+                return per_channel(tensor, None), ()
+            case "channel":
+                return per_channel(tensor, axis), (tensor.shape[axis],)
+            case "group":
+                return per_group(tensor, axis, self.group_size), (
+                    tensor.shape[axis],
+                    tensor.numel() // tensor.shape[axis] // self.group_size,
+                )
+
+    def _grid(self, rows: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+        """Return scale and zero point of each row."""
+        if not self.symmetric:
+            return mean_square_grid(rows, bits) if self.ranges == "mean-square" else asymmetric_grid(rows.amin(1), rows.amax(1), bits)
+        scale = mean_square_scale(rows, bits) if self.ranges == "mean-square" else symmetric_scale(rows.abs().amax(1), bits)
+        return scale, torch.zeros_like(scale)
+
+
+def _scale(format: str, rows: Tensor, keep: Tensor | None) -> Tensor:
+    """Return what the levels of a table are multiplied by in each row; only where there is no level at 0 do held entries matter."""
+    match format:
+        case "binary":
+            return binary_scale(rows, keep)
+        case "ternary":
+            return ternary_scale(rows)
+        case _:
+            return rows.abs().amax(1)
+
+
+def _channel(weight: Weight) -> tuple[int, ...]:
+    """Return the shape of one output channel."""
+    shape = tuple(weight.value.shape)
+    return (*shape[: weight.axis], *shape[weight.axis + 1 :])
+
+
+def _bytes(program: Program, chosen: Iterable[Weight]) -> int:
+    return sum(packed(program, weight.name).bytes for weight in chosen)
+
+
+def check_group_size(chosen: Iterable[Weight], group_size: int) -> None:
+    """Find weights whose channels are not whole groups.
+
+    Raises:
+        LaconicError: names them, how many entries a channel has, and the nearest sizes that divide it.
+    """
+    entries = {weight.name: prod(_channel(weight)) for weight in chosen}
+    wrong = [f"{name!r} ({count}: {_near(count, group_size)})" for name, count in entries.items() if count % group_size]
+    if wrong:
+        raise LaconicError(
+            f"group_size={group_size} does not divide the entries of a channel of {', '.join(wrong)}; "
+            "choose one of the sizes named, or exclude these layers"
+        )
+
+
+def _near(count: int, group_size: int) -> str:
+    """Name the divisors of `count` next to `group_size`, below and above."""
+    divisors = [size for size in range(2, count + 1) if count % size == 0]
+    below, above = [size for size in divisors if size < group_size], [size for size in divisors if size > group_size]
+    return " or ".join(map(str, below[-1:] + above[:1])) or "none"
