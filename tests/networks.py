@@ -278,14 +278,19 @@ def _linear() -> Program:
     return capture(nn.Sequential(nn.Tanh(), nn.Linear(6, 5, bias=False), nn.ReLU()), (torch.zeros(2, 6),))
 
 
-def quantize(program: Program, example: tuple[Tensor, ...], kinds: Collection[str] = ("conv1d", "conv2d", "linear")) -> Program:
-    """Put 8-bit quantizers on every weight (per channel), on what kernels and sums read and on what ReLUs write; ranges from `example`."""
+def quantize(
+    program: Program, example: tuple[Tensor, ...], kinds: Collection[str] = ("conv1d", "conv2d", "linear"), bits: tuple[int, int] = (8, 8)
+) -> Program:
+    """Put quantizers on every weight (per channel), on what kernels and sums read and on what ReLUs write; ranges from `example`.
+
+    `bits` are of weights and of activations.
+    """
     fold_batch_norm(program)
     kernels = set()
     for weight in weights(program, kinds=kinds):
         kernels.update(weight.readers)
-        scale = weight.value.abs().flatten(1).amax(1) / 127
-        represent(program, weight.name, Uniform(scale, torch.zeros_like(scale), 8, axis=0))
+        scale = weight.value.abs().flatten(1).amax(1) / (2 ** (bits[0] - 1) - 1)
+        represent(program, weight.name, Uniform(scale, torch.zeros_like(scale), bits[0], axis=0))
     sums = [node for node in program.graph.nodes if node.target is torch.ops.aten.add.Tensor]
     nodes = {node.args[0] for node in kernels} | {value for node in sums for value in node.all_input_nodes if value.op == "call_function"}
     nodes |= {node for node in program.graph.nodes if node.target is torch.ops.aten.relu.default}
@@ -294,7 +299,7 @@ def quantize(program: Program, example: tuple[Tensor, ...], kinds: Collection[st
     outputs = {value for node in program.graph.nodes if node.op == "output" for value in node.all_input_nodes}
     for node in [node for node in program.graph.nodes if node in nodes - outputs]:
         low, high = seen[node.name].min().clamp(max=0), seen[node.name].max().clamp(min=0)
-        scale = (high - low) / 255
-        represent_edge(program, node, Uniform(scale, torch.round(-low / scale), 8, signed=False))
+        scale = (high - low) / (2 ** bits[1] - 1)
+        represent_edge(program, node, Uniform(scale, torch.round(-low / scale), bits[1], signed=False))
     tidy(program)
     return program

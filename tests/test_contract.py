@@ -49,7 +49,7 @@ OTHER_SETTINGS = {
     "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
-    "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",)},
+    "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",), "weight_bits": 4},
     "quantize.WeightOnly": {"format": "int3", "granularity": "group", "group_size": 32, "symmetric": False, "exclude": ("head",)},
     "tune.FineTune": {"epochs": 2, "optimizer": "adamw", "ema": 0.9, "keep": "best"},
 }

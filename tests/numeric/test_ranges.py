@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from laconic.numeric.ranges import Histogram, mean_square_range, percentile_range
+from laconic.numeric.ranges import Histogram, divergence_range, mean_square_range, percentile_range
 
 BINS = 2048
 
@@ -98,3 +98,41 @@ def test_a_value_that_never_changes_has_a_range_of_its_own(value):
     for low, high in (percentile_range(constant, 0.999), mean_square_range(constant, 8)):
         assert np.isfinite([low, high]).all()
         assert low <= value <= high
+
+
+def divergence(counts, first, end, levels):
+    """The measure of the talk, bin by bin: the kept bins with all that is cut off at their ends, from those on so many levels."""
+    wanted = counts[first:end].copy()
+    wanted[0] += counts[:first].sum()
+    wanted[-1] += counts[end:].sum()
+    given = np.zeros(end - first)
+    level_of = [i * levels // (end - first) for i in range(end - first)]
+    for level in range(levels):
+        members = [i for i in range(end - first) if level_of[i] == level and wanted[i] > 0]
+        for i in members:
+            given[i] = counts[[first + j for j in members]].sum() / len(members)
+    wanted, given = wanted / wanted.sum(), given / given.sum()
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(wanted > 0, wanted * np.log(wanted / given), 0).sum()
+
+
+@pytest.mark.parametrize("name", SAMPLES)
+@pytest.mark.parametrize("bits", [4, 5])
+def test_a_divergence_range_is_the_best_of_all_that_are_tried(name, bits):
+    found = histogram(SAMPLES[name], bins=128)
+    low, high = divergence_range(found, bits, candidates=32)
+    largest, counts, tried = max(-found.low, found.high), found.counts.double().numpy(), {}
+    for share in np.linspace(0, 1, 33)[1:]:
+        inside = [i for i, center in enumerate(found.centers.tolist()) if abs(center) <= share * largest]
+        if len(inside) >= 2**bits:
+            tried[share] = divergence(counts, inside[0], inside[-1] + 1, 2**bits)
+    best = min(tried, key=tried.get)
+    assert low == pytest.approx(max(found.low, -best * largest), rel=1e-5)
+    assert high == pytest.approx(min(found.high, best * largest), rel=1e-5)
+
+
+def test_a_divergence_range_leaves_the_far_ends_of_a_heavy_tail_out():
+    found = histogram(SAMPLES["heavy"])
+    low, high = divergence_range(found, 8)
+    assert found.low / 2 > low > found.low or found.high / 2 > high > 0
+    assert SAMPLES["heavy"].abs().quantile(0.98) < max(-low, high)

@@ -4,17 +4,39 @@ from torch import nn
 
 from laconic.numeric.codebook import normal_float
 from laconic.program import Codebook, Half, Mask, Uniform, capture, clone, read, represent, represent_edge, tidy, weights
-from laconic.program.lower import dequantize, lower, unsupported
+from laconic.program.lower import clip, dequantize, lower, unsupported
 from laconic.program.lower import quantize as quantize_operation
-from laconic.program.represent import edges, represented
+from laconic.program.observe import observe
+from laconic.program.represent import edges, represented, share_edge
 from networks import captured, quantize
 
 INTEGERS = frozenset({"int8", "uint8"})
+WIDTHS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(2, 9))
 ALONE = INTEGERS | {"int8 weights", "uint8 weights"}  # of a runtime that also executes integer weights under float activations
 
 
 def network():
     return captured("convolution")
+
+
+def narrowed(activation, bits, zero_point=0.0, scale=0.2):
+    """A layer, an activation, and a grid of so many bits behind it; with inputs that reach beyond both ends of the grid."""
+    program = capture(nn.Sequential(nn.Linear(4, 6), activation, nn.Linear(6, 3)), (torch.randn(2, 4),))
+    node = next(node for node in program.graph.nodes if node.target is torch.ops.aten.linear.default)
+    node = next(iter(node.users)) if not isinstance(activation, nn.Identity) else node
+    represent_edge(program, node, Uniform(torch.tensor(scale), torch.tensor(zero_point), bits, signed=False))
+    tidy(program)
+    return program, 20 * torch.randn(500, 4, generator=torch.Generator().manual_seed(0))
+
+
+ACTIVATIONS = {
+    "none": nn.Identity(),
+    "relu": nn.ReLU(),
+    "relu6": nn.ReLU6(),
+    "hardtanh": nn.Hardtanh(-0.5, 0.7),
+    "away from zero": nn.Hardtanh(0.5, 1.1),
+    "leaky": nn.LeakyReLU(0.3),
+}
 
 
 def operations(program, target):
@@ -142,6 +164,55 @@ def test_a_tied_weight_is_lowered_once_for_both_readers():
     torch.testing.assert_close(lowered.program(*example), program(*example))
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("bits", "zero_point", "scale"), [(8, 0.0, 0.02), (8, 77.0, 0.5), (4, 0.0, 0.2), (4, 5.0, 0.1), (3, 7.0, 0.3), (2, 0.0, 2.0)]
+)
+def test_an_activation_of_any_width_is_exact_in_8_bit_codes(name, bits, zero_point, scale):
+    program, inputs = narrowed(ACTIVATIONS[name], bits, zero_point, scale)
+    lowered = lower(program, WIDTHS)
+    assert not lowered.baked
+    torch.testing.assert_close(lowered.program(inputs), program(inputs), rtol=1e-5, atol=1e-5)
+    codes = [node.args[0] for node in operations(lowered.program, dequantize)]
+    seen = []
+    observe(lowered.program, [(inputs,)], codes, lambda node, value: seen.append(value))
+    assert seen[0].dtype == torch.uint8
+    assert int(seen[0].max()) < 2**bits
+
+
+@pytest.mark.parametrize(("name", "clipped"), [("none", False), ("relu", False), ("relu6", True), ("leaky", False)])
+def test_codes_of_8_bits_are_clipped_only_where_an_activation_is_bounded_below_their_limits(name, clipped):
+    program, _ = narrowed(ACTIVATIONS[name], 8, scale=0.1)
+    lowered = lower(program, WIDTHS).program
+    assert bool(operations(lowered, clip)) == clipped
+    assert bool(operations(lowered, torch.ops.aten.leaky_relu.default)) == (name == "leaky")
+    assert not operations(lowered, torch.ops.aten.relu.default)
+    assert not operations(lowered, torch.ops.aten.relu6.default)
+
+
+def test_a_bounded_activation_that_others_read_too_is_kept():
+    program, example = captured("residual")
+    relu = next(node for node in program.graph.nodes if node.target is torch.ops.aten.relu.default)
+    reader = next(iter(relu.users))
+    edge = represent_edge(program, relu, Uniform(torch.tensor(0.2), torch.tensor(0.0), 4, signed=False))
+    for user in [user for user in edge.users if user is not reader]:
+        user.replace_input_with(edge, relu)
+    tidy(program)
+    torch.testing.assert_close(lower(program, WIDTHS).program(*example), program(*example), rtol=1e-4, atol=1e-5)
+
+
+def test_what_shares_a_grid_is_clipped_once():
+    program, example = captured("convolution")
+    pool = next(node for node in program.graph.nodes if node.target is torch.ops.aten.max_pool2d.default)
+    edge = represent_edge(program, pool.args[0], Uniform(torch.tensor(0.1), torch.tensor(0.0), 4, signed=False))
+    share_edge(program, pool, edge)
+    tidy(program)
+    lowered = lower(program, WIDTHS).program
+    assert len(operations(lowered, quantize_operation)) == 2
+    assert len(operations(lowered, clip)) == 1
+    torch.testing.assert_close(lowered(*example), program(*example))
+
+
 def test_the_operations_mean_what_onnx_says():
     x = torch.tensor([[-1.0, 0.25, 0.75, 100.0], [-1.0, 0.25, 0.75, 100.0]])
     scale, zero_point = torch.tensor([0.5, 0.25]), torch.tensor([3, 0], dtype=torch.uint8)
@@ -150,6 +221,8 @@ def test_the_operations_mean_what_onnx_says():
     assert torch.ops.laconic.dequantize(codes, scale, zero_point, 0).tolist() == [[-1.0, 0.0, 1.0, 100.0], [0.0, 0.25, 0.75, 63.75]]
     signed = torch.ops.laconic.quantize(x[:1], torch.tensor(0.5), torch.tensor(0, dtype=torch.int8), 0)
     assert signed.tolist() == [[-2, 0, 2, 127]]
+    limits = torch.tensor(2, dtype=torch.uint8), torch.tensor(7, dtype=torch.uint8)
+    assert torch.ops.laconic.clip(codes, *limits).tolist() == [[2, 3, 5, 7], [2, 2, 3, 7]]
 
 
 def test_a_lowered_program_takes_any_batch():

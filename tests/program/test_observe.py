@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from laconic.program import capture
-from laconic.program.observe import observe
-from networks import build
+from laconic.program import capture, clone, tidy
+from laconic.program.observe import examples_at_once, observe, side_by_side
+from networks import build, captured
 
 
 def relus(program):
@@ -66,3 +66,31 @@ def test_the_mode_comes_back_after_an_error():
     with pytest.raises(RuntimeError, match="stop"):
         observe(program, [example], relus(program), fail)
     assert program.training
+
+
+def test_two_programs_run_side_by_side_by_the_names_of_their_nodes():
+    whole, example = captured("residual")
+    program = clone(whole)
+    added = next(node for node in program.graph.nodes if node.target is torch.ops.aten.add.Tensor)
+    with program.graph.inserting_after(added):
+        doubled = program.graph.call_function(torch.ops.aten.mul.Tensor, (added, 2.0))
+    added.replace_all_uses_with(doubled, delete_user_cb=lambda user: user is not doubled)
+    tidy(program)
+    seen = {}
+    for node, values, reference in side_by_side(program, whole, example[0]):
+        seen[node.name] = reference
+        if node is doubled:
+            torch.testing.assert_close(values[added], seen["add"])
+    assert list(seen) == [node.name for node in program.graph.nodes]
+    assert seen[doubled.name] is None
+    assert seen["output"] is None
+    wanted = {}
+    relu = relus(whole)[-1]
+    observe(whole, [example], [relu], lambda node, value: wanted.update({node.name: value}))
+    torch.testing.assert_close(seen[relu.name], wanted[relu.name])
+
+
+def test_little_memory_means_fewer_examples(monkeypatch):
+    program, _ = captured("residual")
+    monkeypatch.setattr("laconic.program.observe._MEMORY", 4 * 6 * 8 * 64 * 10)  # ten examples of the largest value, 8 x 8 x 8
+    assert examples_at_once(program) == 10

@@ -10,7 +10,7 @@ from laconic.program.cut import cut, slices
 from laconic.program.groups import channel_groups
 from laconic.program.layers import layers
 from laconic.program.observe import observe
-from laconic.prune.recover import _examples, recover
+from laconic.prune.recover import recover
 from networks import captured
 
 CONVOLUTIONAL = ["convolution", "residual", "concat", "grouped", "depthwise", "one-dimensional", "norms"]
@@ -184,9 +184,3 @@ def test_fitting_happens_in_slices_of_the_data_as_well_as_at_once(context_of, mo
     monkeypatch.setattr("laconic.prune.recover._ROWS", 500)
     found.append(recovered(program, halves(program), context)[0])
     torch.testing.assert_close(outputs(found[0], context), outputs(found[1], context), rtol=1e-3, atol=1e-4)
-
-
-def test_little_memory_means_fewer_examples(context_of, monkeypatch):
-    program, context = captured("residual")[0], context_of("residual")
-    monkeypatch.setattr("laconic.prune.recover._MEMORY", 4 * 6 * 8 * 64 * 10)  # ten examples of the largest value, 8 x 8 x 8
-    assert len(_examples(program, context)) == 10

@@ -13,7 +13,8 @@ from laconic.program.observe import observe
 from laconic.program.represent import edges, representations
 from laconic.prune import Magnitude
 from laconic.quantize import Static
-from laconic.recipe import apply
+from laconic.recipe import apply, not_kept
+from laconic.runtimes import onnxruntime
 from laconic.train import top1
 
 
@@ -170,7 +171,7 @@ def test_mean_square_is_as_good_as_the_best_of_all_ranges(tail):
     assert found <= error_of(inputs, min(inputs.min(), 0), inputs.max()) * 1.01, "but for the width of the bins"
 
 
-@pytest.mark.parametrize("ranges", ["min-max", "percentile", "mean-square"])
+@pytest.mark.parametrize("ranges", ["min-max", "percentile", "mean-square", "kl"])
 def test_zero_is_a_level_of_every_grid_and_codes_are_whole_numbers_of_8_bits(program, context, ranges):
     Static(ranges=ranges)(program, context)
     for form in edges(program).values():
@@ -244,7 +245,15 @@ def test_the_means_are_over_positions_where_a_linear_layer_reads_sequences():
 
 def test_the_accuracy_on_the_digits_stays_within_two_points(program, context):
     before = top1(program, context.splits.test)
-    for settings in ({}, {"ranges": "min-max"}, {"ranges": "percentile"}, {"weight_ranges": "mean-square"}, {"bias_correction": False}):
+    for settings in (
+        {},
+        {"ranges": "min-max"},
+        {"ranges": "percentile"},
+        {"ranges": "kl"},
+        {"equalization": True},
+        {"weight_ranges": "mean-square"},
+        {"bias_correction": False},
+    ):
         made = Static(**settings)(clone(program), context)
         assert abs(top1(made, context.splits.test) - before) <= 0.02
     assert before > 0.93
@@ -266,7 +275,7 @@ def test_the_weights_cost_a_quarter(program, context):
 def test_batch_norms_are_gone_and_counted(program, context):
     Static()(program, context)
     assert not any("batch_norm" in str(node.target) for node in program.graph.nodes)
-    assert any("5 weights and 6 activations at 8 bits; 4 batch norms folded" in note for note in context.notes)
+    assert context.notes[:2] == ["5 weights at 8 bits, 6 activations at 8 bits", "4 batch norms folded"]
 
 
 def test_excluded_layers_stay_float(program, context):
@@ -324,7 +333,138 @@ def test_fewer_calibration_inputs_than_a_batch_are_enough(program, context):
     assert (program(inputs).argmax(1) == labels).float().mean() > 0.8
 
 
-@pytest.mark.parametrize("settings", [{"ranges": "max"}, {"percentile": 1.0}, {"percentile": 0.5}, {"bits": 4}])
+REFUSED = [
+    {"ranges": "max"},
+    {"percentile": 1.0},
+    {"percentile": 0.5},
+    {"bits": 8},
+    {"weight_bits": 1},
+    {"activation_bits": 9},
+    {"ends_bits": 16},
+    {"weight_granularity": "group"},
+    {"rounding": "up"},
+    {"iterations": 0},
+]
+
+
+@pytest.mark.parametrize("settings", REFUSED)
 def test_settings_that_cannot_work_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Static(**settings)
+
+
+# Widths
+
+
+@pytest.mark.parametrize(("weight_bits", "activation_bits"), [(4, 8), (8, 4), (4, 4), (3, 3), (2, 5)])
+def test_all_but_the_ends_have_the_widths_asked_for(program, context, weight_bits, activation_bits):
+    Static(weight_bits=weight_bits, activation_bits=activation_bits)(program, context)
+    widths = {weight.name: weight_form(program, weight.name).bits for weight in weights(program)}
+    inner = dict.fromkeys(("left.weight", "right.weight", "down.weight"), weight_bits)
+    assert widths == {"stem.weight": 8, "head.weight": 8} | inner
+    activations = {node.args[0].name: form.bits for node, form in edges(program).items()}
+    names = ["relu", "relu_1", "conv2d_2", "relu_2"]
+    assert activations == {"x": 8, "relu_3": 8, "flatten": 8} | dict.fromkeys(names, activation_bits), "what the ends read is theirs"
+    for name in inner:
+        codes = weight_form(program, name).codes(read(program, name))
+        assert len(codes.unique()) <= 2**weight_bits
+        assert packed(program, name).bits == weight_bits
+
+
+def test_the_ends_may_be_as_narrow_as_the_rest(program, context):
+    Static(weight_bits=5, activation_bits=6, ends_bits=2)(program, context)
+    assert {weight_form(program, weight.name).bits for weight in weights(program)} == {5}
+    assert {form.bits for form in edges(program).values()} == {6}
+
+
+def test_every_layer_that_reads_the_input_or_makes_the_output_is_an_end():
+    class Branches(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.one, self.two, self.inner = nn.Linear(4, 6), nn.Linear(4, 6), nn.Linear(6, 6)
+            self.left, self.right = nn.Linear(6, 3), nn.Linear(6, 3)
+
+        def forward(self, x):
+            x = self.inner(torch.relu(self.one(x) + self.two(x)))
+            return self.left(x) + torch.sigmoid(self.right(x))
+
+    inputs = np.random.default_rng(0).normal(size=(64, 4))
+    program = Static(weight_bits=4)(capture(Branches(), (torch.randn(2, 4),)), context_of(inputs))
+    found = {weight.name: weight_form(program, weight.name).bits for weight in weights(program)}
+    assert found == {"one.weight": 8, "two.weight": 8, "inner.weight": 4, "left.weight": 8, "right.weight": 8}
+
+
+def test_narrow_weights_cost_their_bits(program, context):
+    before = {name: packed(program, name).bytes for name in ("down.weight", "head.weight")}
+    Static(weight_bits=4)(program, context)
+    assert packed(program, "down.weight").bytes == before["down.weight"] // 8 + 16 * 4
+    assert packed(program, "head.weight").bytes == before["head.weight"] // 4 + 10 * 4, "an end"
+
+
+def test_one_scale_for_a_whole_weight(program, context):
+    dense = {weight.name: weight.value.clone() for weight in weights(folded(program))}
+    Static(weight_granularity="tensor")(program, context)
+    for name, weight in dense.items():
+        form = weight_form(program, name)
+        assert form.scale.shape == ()
+        assert form.axis is None
+        torch.testing.assert_close(form.scale.detach(), weight.abs().max() / 127)
+
+
+def test_one_scale_for_a_whole_weight_is_widened_for_the_bias_that_needs_most():
+    model = nn.Sequential(nn.Linear(4, 3))
+    with torch.no_grad():
+        model[0].weight.mul_(1e-9)
+        model[0].bias.copy_(torch.tensor([1.0, 50.0, -3.0]))
+    settings = {"bias_correction": False, "weight_granularity": "tensor"}
+    program = Static(**settings)(capture(model, (torch.randn(2, 4),)), context_of(np.random.randn(20, 4)))
+    assert weight_form(program, "0.weight").scale.shape == ()
+    torch.testing.assert_close(program(torch.zeros(2, 4)), model(torch.zeros(2, 4)))
+
+
+def test_what_a_runtime_must_execute_is_known_before_any_work():
+    assert Static().forms == {"int8", "uint8"}
+    assert Static(weight_bits=4, activation_bits=3).forms == {"int4", "uint3", "int8", "uint8"}
+    assert Static(weight_bits=4, activation_bits=3, ends_bits=2).forms == {"int4", "uint3"}
+    assert not_kept([Static(weight_bits=4)], frozenset({"int8", "uint8"})) == ["quantize.Static: int4"]
+
+
+@pytest.mark.parametrize("settings", [{"weight_bits": 4, "activation_bits": 4}, {"weight_granularity": "tensor"}, {"equalization": True}])
+def test_the_exported_file_runs_in_integers_and_agrees(program, context, settings, tmp_path):
+    Static(**settings)(program, context)
+    file = onnxruntime.export(program, context.example(64), tmp_path / "file.onnx")
+    assert file.kernels["QLinearConv"] == 4
+    assert not {"Conv", "FusedConv"} & set(file.kernels)
+    assert file.baked == ()
+    assert file.difference < 0.05
+
+
+# What cannot work
+
+
+def test_calibration_inputs_of_another_shape_are_refused(program):
+    with pytest.raises(LaconicError, match=r"shape \(1, 8, 9\), but the network takes \(1, 8, 8\)"):
+        Static()(program, context_of(np.zeros((4, 1, 8, 9))))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_calibration_inputs_that_are_no_numbers_are_refused(program, bad):
+    inputs = np.zeros((70, 1, 8, 8))
+    inputs[66, 0, 2, 3] = bad
+    with pytest.raises(LaconicError, match="NaN or infinite"):
+        Static()(program, context_of(inputs))
+
+
+def test_values_that_overflow_inside_the_network_are_refused_where_they_do(program, context):
+    with torch.no_grad():
+        program.get_submodule("left").weight.fill_(3e38)
+    with pytest.raises(LaconicError, match=r"values of aten.relu.default at .* are not finite"):
+        Static()(program, context)
+
+
+def test_a_value_that_is_always_zero_says_nothing_about_its_range(program, context):
+    with torch.no_grad():
+        program.get_submodule("left_norm").weight.zero_()
+        program.get_submodule("left_norm").bias.fill_(-1.0)
+    with pytest.raises(LaconicError, match=r"the values of aten.relu.default at .* are zero"):
+        Static()(program, context)

@@ -13,6 +13,7 @@ from laconic.errors import LaconicError
 from laconic.measure import macs, parameters
 from laconic.program import Mask, Uniform, capture, fold_batch_norm, represent, weights
 from laconic.program.lower import unsupported
+from laconic.program.represent import representations
 from laconic.runtimes import NAMES, installed, onnxruntime, runtime
 from networks import NETWORKS, build, captured, quantize
 
@@ -233,6 +234,79 @@ def test_other_widths_are_written_dense_and_said(tmp_path):
     assert file.integer_tensors == 0
     with torch.no_grad():
         np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def narrow(tmp_path_factory):
+    """Export a network with 8-bit ends once for all tests: `narrow(name, weight bits, activation bits)`."""
+    folder = tmp_path_factory.mktemp("narrow")
+
+    @cache
+    def export(name, weight_bits, activation_bits):
+        program, example = captured(name)
+        quantize(program, example, bits=(weight_bits, activation_bits))
+        path = folder / f"{name}-{weight_bits}-{activation_bits}.onnx"
+        return program, example, onnxruntime.export(program, example, path)
+
+    return export
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("bits", [(4, 8), (4, 4), (3, 5), (8, 4), (2, 2)])
+def test_narrow_grids_run_in_integer_kernels_and_compute_the_same(name, bits, narrow):
+    program, example, file = narrow(name, *bits)
+    kinds = Counter("QGemm" if weight.kind == "linear" else "QLinearConv" for weight in weights(program))
+    for kernel, count in kinds.items():
+        assert file.kernels[kernel] == count
+    assert not {"Conv", "FusedConv", "Cast", "Mul"} & set(file.kernels)
+    assert file.baked == ()
+    onnx.checker.check_model(onnx.load(file.path), full_check=True)
+    for size in (1, 2, 6):
+        inputs = example if size == 2 else batch_of(example, size)
+        with torch.no_grad():
+            expected = first(program(*inputs)).numpy()
+        outputs = run(file.path, inputs)
+        assert np.sqrt(np.mean((outputs - expected) ** 2)) < 0.02 * np.sqrt(np.mean(expected**2))
+
+
+@pytest.mark.parametrize(("bits", "kind"), [(2, TensorProto.INT4), (4, TensorProto.INT4), (5, TensorProto.INT8), (8, TensorProto.INT8)])
+def test_weights_of_4_bits_and_fewer_are_stored_two_to_the_byte(bits, kind, narrow):
+    program, _, file = narrow("convolution", bits, 8)
+    tensors = tensors_of(file.path)
+    for weight in weights(program):
+        stored = tensors[f"{weight.name}_codes"]
+        assert stored.data_type == kind
+        assert len(stored.raw_data) == (weight.value.numel() + 1) // 2 if kind == TensorProto.INT4 else weight.value.numel()
+        scale = numpy_helper.to_array(tensors[f"{weight.name}_scale"])
+        unit = 8 if kind == TensorProto.INT4 else 1
+        dense = unit * numpy_helper.to_array(stored).astype(np.float32) * scale.reshape(-1, *[1] * (weight.value.ndim - 1))
+        np.testing.assert_allclose(dense, weight.value.numpy(), rtol=1e-5, atol=1e-7)
+
+
+def test_narrow_weights_are_counted_as_those_of_8_bits(narrow):
+    program, example, file = narrow("convolution", 4, 4)
+    counted = onnxruntime.count(file.path)
+    assert counted.macs == macs(program, example)
+    assert counted.parameters == parameters(program, exclude=("_edges",))
+    assert file.integer_tensors == len(weights(program))
+    assert file.integer_share == narrow("convolution", 8, 4)[2].integer_share
+
+
+def test_a_file_of_4_bit_weights_is_little_larger_than_half_a_byte_for_each(tmp_path):
+    module, example = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 10)), (torch.randn(2, 256),)
+    onnxruntime.export(quantize(capture(module, example), example, bits=(4, 8)), example, tmp_path / "file.onnx")
+    assert (tmp_path / "file.onnx").stat().st_size < 1.15 * (256 * 512 + 512 * 10) / 2
+
+
+def test_one_scale_for_a_whole_weight_runs_in_integer_kernels(tmp_path):
+    program, example = captured("convolution")
+    quantize(program, example)
+    for weight in weights(program):
+        form = representations(program, weight.name)[-1]
+        form.scale, form.zero_point, form.axis = nn.Parameter(form.scale.detach().amax()), torch.tensor(0.0), None
+    file = onnxruntime.export(program, example, tmp_path / "file.onnx")
+    assert file.kernels["QLinearConv"] == 2
+    assert file.difference < 0.02
 
 
 # padding -------------------------------------------------------------------------------------------

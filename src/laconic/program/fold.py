@@ -48,9 +48,8 @@ def _fold(program: Program, layer: fx.Node, norm: fx.Node) -> None:
     factor, shift = _scale_and_shift(program, norm)
     bias = _argument(layer, 2)
     before = read(program, str(bias.target)).detach() if bias is not None else torch.zeros_like(shift)
-    module, attribute = holder(program, name)
     with torch.no_grad():
-        _assign(module, attribute, weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
+        assign(program, name, weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
     set_bias(program, layer, before * factor + shift)
     norm.replace_all_uses_with(layer)
     program.graph.erase_node(norm)
@@ -85,7 +84,9 @@ def _argument(node: fx.Node, position: int) -> Any:
     return node.args[position] if len(node.args) > position else None
 
 
-def _assign(module: Any, attribute: str, value: Tensor) -> None:
+def assign(program: Program, name: str, value: Tensor) -> None:
+    """Give the tensor called `name` another value of its shape, through its representations where it has any; without gradients only."""
+    module, attribute = holder(program, name)
     if parametrize.is_parametrized(module, attribute):
         setattr(module, attribute, value)
     else:

@@ -20,7 +20,7 @@ _CONVOLUTIONS: dict[Any, int] = {aten.conv1d.default: 1, aten.conv2d.default: 2}
 
 @dataclass(frozen=True)
 class Layer:
-    """A linear layer or ungrouped convolution of a program: `outputs = rows @ weight.flatten(1).T + bias`."""
+    """A linear layer or convolution of a program: `outputs = rows @ weight.flatten(1).T + bias`, group by group."""
 
     node: Node
     source: fx.Node  # what it reads
@@ -34,12 +34,17 @@ class Layer:
         return _CONVOLUTIONS.get(self.node.target, 0)
 
     @property
+    def groups(self) -> int:
+        """How many groups of outputs there are, each of which reads inputs of its own."""
+        return int(argument(self.node, "groups", 1))
+
+    @property
     def inputs(self) -> int:
         """How many numbers one output is made of."""
         return prod(self.shape[1:])
 
     def rows(self, value: Tensor) -> Tensor:
-        """Return the inputs of every output position, one per row: (positions, in * kernel), in the order of `weight[o].flatten()`."""
+        """Return the inputs of every output position, one per row: (positions, groups * in * kernel), as `weight[o].flatten()`."""
         if not self.spatial:
             return value.reshape(-1, value.shape[-1])
         stride, padding, dilation = (self._each(name) for name in ("stride", "padding", "dilation"))
@@ -75,14 +80,20 @@ def layers(program: Program) -> list[Layer]:
     return [layer for layer in found if all(reads[name] == 1 for name in (layer.weight, layer.bias) if name is not None)]
 
 
-def _layer(program: Program, node: Node) -> Layer | None:
+def layer_at(node: Node) -> Layer | None:
+    """Return the linear layer or 1-d or 2-d convolution that a node is, however its weight is represented; else None."""
     if node.target not in (aten.linear.default, *_CONVOLUTIONS):
         return None
     source, weight, bias = node.args[0], node.args[1], argument(node, "bias")
-    stored = [each for each in (weight, bias) if each is not None]
-    if not all(each.op == "get_attr" and not parametrize.is_parametrized(*holder(program, str(each.target))) for each in stored):
-        return None
-    if argument(node, "groups", 1) != 1:
+    if any(each.op != "get_attr" for each in (weight, bias) if each is not None):
         return None
     shape = tuple(int(size) for size in weight.meta["val"].shape)
     return Layer(node, source, str(weight.target), None if bias is None else str(bias.target), shape)
+
+
+def _layer(program: Program, node: Node) -> Layer | None:
+    layer = layer_at(node)
+    if layer is None or layer.groups != 1:
+        return None
+    stored = [name for name in (layer.weight, layer.bias) if name is not None]
+    return None if any(parametrize.is_parametrized(*holder(program, name)) for name in stored) else layer

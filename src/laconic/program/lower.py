@@ -1,16 +1,21 @@
 """Lowering for export: quantizers become integer tensors and explicit quantize and dequantize operations.
 
-The two operations defined here have the meaning of ONNX's QuantizeLinear and DequantizeLinear; a runtime's exporter translates
+The operations defined here have the meaning of ONNX's QuantizeLinear, DequantizeLinear and Clip; a runtime's exporter translates
 them one to one, so what the file holds is an integer tensor, not a float one that was rounded.
+
+A grid of fewer than 8 bits is kept in 8-bit codes of which it uses a part. Quantizing stops at the limits of 8 bits, so its codes are
+clipped to their own limits behind it. An activation that is bounded on the way to the grid (ReLU, ReLU6, hardtanh, clamp) becomes
+such limits too: rounding keeps the order, so clipping before it and clipping its codes are the same.
 """
 
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from laconic.numeric.rounding import broadcast
+from laconic.numeric.rounding import broadcast, levels
 from laconic.program.forms import Quantizer, Representation, quantizer_of
 from laconic.program.program import Program, clone, place, read, tidy
 from laconic.program.represent import bake, edges, representations, represented
@@ -24,6 +29,7 @@ _PADDING = (aten.pad.default, aten.constant_pad_nd.default)
 _library = torch.library.Library("laconic", "DEF")
 _library.define("quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor")
 _library.define("dequantize(Tensor codes, Tensor scale, Tensor zero_point, int axis) -> Tensor")
+_library.define("clip(Tensor codes, Tensor low, Tensor high) -> Tensor")
 
 
 def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
@@ -37,6 +43,14 @@ def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> 
     return shifted * broadcast(scale, codes, axis)
 
 
+def _clip(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.clamp(codes, low, high)
+
+
+def _clip_shape(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    return torch.empty_like(codes)
+
+
 def _quantize_shape(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
     return torch.empty_like(x, dtype=zero_point.dtype)
 
@@ -47,11 +61,14 @@ def _dequantize_shape(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: in
 
 _library.impl("quantize", _quantize, "CompositeExplicitAutograd")
 _library.impl("dequantize", _dequantize, "CompositeExplicitAutograd")
+_library.impl("clip", _clip, "CompositeExplicitAutograd")
 torch.library.register_fake("laconic::quantize", _quantize_shape, lib=_library)
 torch.library.register_fake("laconic::dequantize", _dequantize_shape, lib=_library)
+torch.library.register_fake("laconic::clip", _clip_shape, lib=_library)
 
 quantize: Any = torch.ops.laconic.quantize.default
 dequantize: Any = torch.ops.laconic.dequantize.default
+clip: Any = torch.ops.laconic.clip.default
 
 
 @dataclass(frozen=True)
@@ -89,7 +106,7 @@ def _before_padding(node: fx.Node) -> fx.Node:
 
 
 def lower(program: Program, keeps: frozenset[str]) -> Lowered:
-    """Return a copy of `program` whose quantizers named in `keeps` (`int8`, `uint8`) are integer operations; other forms are dense.
+    """Return a copy of `program` whose quantizers named in `keeps` (`int8`, `uint4`, ...) are integer operations; other forms are dense.
 
     In `keeps`, `int8` is a weight whose layer reads integers too, and `int8 weights` one whose layer reads float activations.
     """
@@ -98,9 +115,11 @@ def lower(program: Program, keeps: frozenset[str]) -> Lowered:
     integers = [_lower_weight(lowered, name, grid) for name, grid in grids.items()]
     for name, _ in list(represented(lowered)):
         bake(lowered, name)
+    on_grid = set[str]()  # the first edge of a grid in graph order feeds all others that share it
     for node, form in edges(lowered).items():
         if isinstance(form, Uniform) and form.name in keeps:
-            _lower_edge(lowered, node, form)
+            _lower_edge(lowered, node, form, clipped=str(node.target) in on_grid)
+            on_grid.add(str(node.target))
     tidy(lowered)
     return Lowered(lowered, tuple(integers), notes)
 
@@ -112,14 +131,19 @@ def _kept_grid(program: Program, name: str, keeps: frozenset[str]) -> Uniform | 
 
 
 def _lower_weight(program: Program, name: str, form: Uniform) -> str:
-    """Replace reads of a quantized weight by integer codes behind a dequantize operation; returns the codes' name."""
+    """Replace reads of a quantized weight by integer codes behind a dequantize operation; returns the codes' name.
+
+    Signed codes of fewer than 7 bits are multiplied up to 7, and the scale divided: integer kernels add biases in units of the scale of
+    the products, which narrow codes alone would make coarse. 7 bits times 8, twice, still fit the 16 bits that older processors add in.
+    """
+    finer = 2 ** max(0, 7 - form.bits) if form.signed and not form.zero_point.any() else 1
     with torch.no_grad():
-        codes = form.codes(read(program, name)).to(_dtype(form))
+        codes = (finer * form.codes(read(program, name))).to(_dtype(form))
     bake(program, name)
     place(program, f"{name}_codes", codes, trainable=False)
     for node in [node for node in program.graph.nodes if node.op == "get_attr" and node.target == name]:
         with program.graph.inserting_before(node):
-            scale, zero_point = _place_grid(program, name, form)
+            scale, zero_point = _place_grid(program, name, form, finer)
             arguments = (program.graph.get_attr(f"{name}_codes"), scale, zero_point, form.axis or 0)
             dense = program.graph.call_function(dequantize, arguments)
         dense.meta = dict(node.meta)
@@ -127,21 +151,57 @@ def _lower_weight(program: Program, name: str, form: Uniform) -> str:
     return f"{name}_codes"
 
 
-def _place_grid(program: Program, name: str, form: Uniform) -> tuple[fx.Node, fx.Node]:
-    """Store scale and zero point under names derived from `name` and read them where the graph stands."""
-    place(program, f"{name}_scale", form.step, trainable=False)
+def _place_grid(program: Program, name: str, form: Uniform, finer: int = 1) -> tuple[fx.Node, fx.Node]:
+    """Store scale, so many times finer, and zero point under names derived from `name` and read them where the graph stands."""
+    place(program, f"{name}_scale", form.step / finer, trainable=False)
     place(program, f"{name}_zero_point", form.zero_point.to(_dtype(form)), trainable=False)
     return program.graph.get_attr(f"{name}_scale"), program.graph.get_attr(f"{name}_zero_point")
 
 
-def _lower_edge(program: Program, edge: fx.Node, form: Uniform) -> None:
+def _lower_edge(program: Program, edge: fx.Node, form: Uniform, clipped: bool) -> None:
+    """Write an edge as integer operations; `clipped`: the values are within the grid's limits already."""
+    source, (low, high) = edge.args[0], levels(form.bits, form.signed)
+    assert isinstance(source, fx.Node)
+    if not clipped:
+        source, (low, high) = _without_bounds(source, form)
+    name, limits = str(edge.target), torch.iinfo(_dtype(form))
     with program.graph.inserting_before(edge):
-        scale, zero_point = _place_grid(program, str(edge.target), form)
-        codes = program.graph.call_function(quantize, (edge.args[0], scale, zero_point, 0))
+        scale, zero_point = _place_grid(program, name, form)
+        codes = program.graph.call_function(quantize, (source, scale, zero_point, 0))
+        if not clipped and (low, high) != (limits.min, limits.max):
+            bounds = {"low": low, "high": high}
+            for which, bound in bounds.items():
+                place(program, f"{name}_{which}", torch.tensor(bound, dtype=_dtype(form)), trainable=False)
+            codes = program.graph.call_function(clip, (codes, *(program.graph.get_attr(f"{name}_{which}") for which in bounds)))
         dense = program.graph.call_function(dequantize, (codes, scale, zero_point, 0))
     dense.meta = dict(edge.meta)
     edge.replace_all_uses_with(dense)
     program.graph.erase_node(edge)
+
+
+def _without_bounds(source: fx.Node, form: Uniform) -> tuple[fx.Node, tuple[int, int]]:
+    """Return what a grid reads, or else the value before its bounds, and the limits of the codes that mean the same."""
+    low, high = levels(form.bits, form.signed)
+    bounds = bounds_of(source)
+    if bounds is None or len(source.users) > 1 or form.scale.numel() > 1:
+        return source, (low, high)
+    codes = [int(torch.clamp(torch.round(torch.tensor(bound) / form.step) + form.zero_point, low, high)) for bound in bounds]
+    return source.all_input_nodes[0], (codes[0], codes[1])
+
+
+def bounds_of(node: fx.Node) -> tuple[float, float] | None:
+    """Return the lowest and highest value that an activation lets through, where it leaves all between as they are; else None."""
+    match node.target:
+        case aten.relu.default:
+            return 0.0, inf
+        case aten.relu6.default:
+            return 0.0, 6.0
+        case aten.hardtanh.default:
+            return float(argument(node, "min_val")), float(argument(node, "max_val"))
+        case aten.clamp.default:
+            low, high = argument(node, "min"), argument(node, "max")
+            return (-inf if low is None else float(low)), (inf if high is None else float(high))
+    return None
 
 
 def _dtype(form: Uniform) -> torch.dtype:

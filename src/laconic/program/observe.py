@@ -1,12 +1,16 @@
 """Run a program and look at the values inside it, node by node, without keeping them."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
+from math import prod
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from laconic.program.program import Program
+
+_MEMORY = 4 << 30  # bytes that the values of a run over all examples may take, roughly
+_VALUES = 6  # so many of the largest values are held at once
 
 
 class _Observer(fx.Interpreter):
@@ -51,3 +55,28 @@ def stepwise(program: Program, inputs: tuple[Tensor, ...]) -> Iterator[tuple[fx.
         interpreter.env[node] = interpreter.run_node(node)
         for dead in interpreter.user_to_last_uses.get(node, []):
             del interpreter.env[dead]
+
+
+def side_by_side(program: Program, whole: Program, inputs: Tensor) -> Iterator[tuple[fx.Node, dict[fx.Node, Any], Tensor | None]]:
+    """Run a program beside the one that it was made from, whose nodes have the same names.
+
+    Stops before each node of `program` as `stepwise` does: yields the node, the values, and what `whole` computes there, if anything.
+    """
+    steps = stepwise(whole, (inputs,))
+    position, values = next(steps)
+    names = {node.name for node in whole.graph.nodes}
+    for node, own in stepwise(program, (inputs,)):
+        reference = None
+        if node.name in names and node.op != "output":
+            while position.name != node.name:
+                position, values = next(steps)
+            wanted = position
+            position, values = next(steps)
+            reference = values.get(wanted)
+        yield node, own, reference
+
+
+def examples_at_once(program: Program) -> int:
+    """Return how many examples a run on all at once has memory for."""
+    sizes = [prod(value.shape[1:]) for node in program.graph.nodes if isinstance(value := node.meta.get("val"), Tensor) and value.ndim]
+    return int(max(1, _MEMORY // (4 * _VALUES * max(sizes))))

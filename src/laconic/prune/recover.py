@@ -5,10 +5,9 @@ least squares for each layer on the inputs that it now gets, towards the outputs
 make up for what earlier ones lost. Batch norm's statistics are measured anew on the way, each after the layers before it were fitted.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -18,7 +17,7 @@ from laconic.numeric.elimination import LARGEST, ridge
 from laconic.program import Program, clone, read
 from laconic.program.cut import Slice
 from laconic.program.layers import Layer, layers
-from laconic.program.observe import stepwise
+from laconic.program.observe import examples_at_once, side_by_side
 from laconic.program.walk import Node
 from laconic.train import AfterBatch, Loss, Training, cross_entropy, response_loss
 
@@ -26,11 +25,7 @@ aten = torch.ops.aten
 
 Recovery: TypeAlias = Literal["least-squares", "statistics", "none"]
 
-Values: TypeAlias = dict[fx.Node, Any]
-
 _TEMPERATURE, _ALPHA = 4.0, 0.9  # of the teacher's answers, and their weight against the labels'
-_MEMORY = 4 << 30  # bytes that the values of a run over all calibration examples may take, roughly
-_VALUES = 6  # so many of the largest values are held at once
 _ROWS = 1 << 18  # of a layer's inputs at once
 
 
@@ -51,9 +46,9 @@ def recover(program: Program, whole: Program, sliced: Mapping[str, Sequence[Slic
         return []
     shortened = _shortened(program, sliced) if how == "least-squares" else {}
     norms = {node for node in program.graph.nodes if node.target == aten.batch_norm.default and isinstance(node.args[3], fx.Node)}
-    inputs = _examples(whole, context)
+    inputs = torch.cat(list(context.calibration()))[: examples_at_once(whole)]
     with torch.no_grad():
-        for each, values, reference in _together(program.eval(), whole.eval(), inputs):
+        for each, values, reference in side_by_side(program.eval(), whole.eval(), inputs):
             node: Node = each
             if node in shortened:
                 layer = shortened[node]
@@ -82,29 +77,6 @@ def _shortened(program: Program, sliced: Mapping[str, Sequence[Slice]]) -> dict[
     """Return the layers that lost inputs."""
     lost = [layer for layer in layers(program) if any(each.axis == 1 for each in sliced.get(layer.weight, ()))]
     return {layer.node: layer for layer in lost if layer.inputs <= LARGEST}
-
-
-def _examples(program: Program, context: Context) -> Tensor:
-    """Return calibration inputs, as many as a run on all at once has memory for."""
-    sizes = [prod(value.shape[1:]) for node in program.graph.nodes if isinstance(value := node.meta.get("val"), Tensor) and value.ndim]
-    most = max(1, _MEMORY // (4 * _VALUES * max(sizes)))
-    return torch.cat(list(context.calibration()))[:most]
-
-
-def _together(program: Program, whole: Program, inputs: Tensor) -> Iterator[tuple[fx.Node, Values, Tensor | None]]:
-    """Run both side by side; stops before each node of `program` with its values and what the whole one computes at that node."""
-    steps = stepwise(whole, (inputs,))
-    position, values = next(steps)
-    names = {node.name for node in whole.graph.nodes}
-    for node, own in stepwise(program, (inputs,)):
-        reference = None
-        if node.name in names and node.op != "output":
-            while position.name != node.name:
-                position, values = next(steps)
-            wanted = position
-            position, values = next(steps)
-            reference = values.get(wanted)
-        yield node, own, reference
 
 
 def _kept_outputs(layer: Layer, output: Tensor | None, sliced: Mapping[str, Sequence[Slice]]) -> Tensor:

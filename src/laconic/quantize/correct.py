@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from laconic.program import Program, place, read
-from laconic.program.fold import set_bias
+from laconic.program.fold import bias_of, set_bias
 from laconic.program.observe import observe
 
 
@@ -28,13 +28,19 @@ def output_means(program: Program, layers: dict[str, int], inputs: Iterable[tupl
     return {name: torch.stack(means).mean(0) for name, means in sums.items()}
 
 
+def give_biases(program: Program, layers: Iterable[fx.Node]) -> None:
+    """Add a bias of zeros to every layer that has none."""
+    for node in layers:
+        if bias_of(program, node) is None:
+            weight = read(program, str(node.all_input_nodes[1].target))
+            set_bias(program, node, torch.zeros(len(weight), dtype=torch.float32, device=weight.device))
+    program.recompile()
+
+
 def correct_biases(program: Program, layers: dict[str, int], wanted: dict[str, Tensor], inputs: tuple[Tensor, ...]) -> float:
     """Change the biases of `layers` so that their mean outputs on `inputs` become `wanted`; returns the largest change."""
     nodes = [node for node in program.graph.nodes if node.name in layers]
-    for node in nodes:
-        if len(node.args) < 3 or node.args[2] is None:
-            set_bias(program, node, torch.zeros_like(wanted[node.name], dtype=torch.float32))
-    program.recompile()
+    give_biases(program, nodes)
     changes = [0.0]
 
     def correct(node: fx.Node, value: Tensor) -> Tensor:

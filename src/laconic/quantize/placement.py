@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import fx
 
-from laconic.program import Program, Weight
+from laconic.program import Program, Weight, weights
 
 aten = torch.ops.aten
 
@@ -26,13 +26,13 @@ _SAME_VALUES = (  # move or choose values, so that the grid before them is the g
 )
 
 
-def quantized_points(program: Program, weights: list[Weight]) -> dict[fx.Node, list[fx.Node]]:
+def quantized_points(program: Program, chosen: list[Weight]) -> dict[fx.Node, list[fx.Node]]:
     """Return the nodes to quantize, each with the later nodes that carry the same values and share its grid.
 
     A value is quantized where an integer kernel reads or writes it; between a kernel and the activation fused into it there is no
     quantizer, and the network's own output stays float.
     """
-    kernels = {reader for weight in weights for reader in weight.readers if weight.kind != "embedding"}
+    kernels = {reader for weight in chosen for reader in weight.readers if weight.kind != "embedding"}
     sums = [node for node in program.graph.nodes if node.target in _SUMS and _adds_activations(node, kernels)]
     points: dict[fx.Node, list[fx.Node]] = {}
     for node in program.graph.nodes:
@@ -42,6 +42,26 @@ def quantized_points(program: Program, weights: list[Weight]) -> dict[fx.Node, l
             _add(points, _last_fused(node))
     outputs = {value for node in program.graph.nodes if node.op == "output" for value in node.all_input_nodes}
     return {node: shared for node, shared in points.items() if node not in outputs}
+
+
+def readers_grids(points: dict[fx.Node, list[fx.Node]], kernels: set[fx.Node]) -> set[fx.Node]:
+    """Return the quantized points, as `quantized_points` gave them, that some kernels read."""
+    point_of = {value: point for point, shared in points.items() for value in (point, *shared)}
+    read = [_before_padding(kernel.all_input_nodes[0]) for kernel in kernels]
+    return {point_of[value] for value in read if value in point_of}
+
+
+def end_kernels(program: Program) -> set[fx.Node]:
+    """Return the layers that read the network's input, and those that make its output: no other layer lies between."""
+    layers = {reader for weight in weights(program) for reader in weight.readers}
+    nodes = list(program.graph.nodes)
+    found, reached = set[fx.Node](), {node for node in nodes if node.op in ("placeholder", "output")}
+    for forward in (True, False):
+        alive = set(reached)
+        for node in nodes if forward else reversed(nodes):
+            if any(each in alive for each in (node.all_input_nodes if forward else node.users)):
+                (found if node in layers else alive).add(node)
+    return found
 
 
 def _adds_activations(node: fx.Node, kernels: set[fx.Node]) -> bool:

@@ -1,49 +1,64 @@
-"""Static post-training quantization to 8-bit integers: weights per channel, activations per tensor, ranges from calibration inputs.
+"""Static post-training quantization to integers of 2 to 8 bits, with the ranges of activations from calibration inputs.
 
 Source: B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018;
 R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper", arXiv:1806.08342, section 3
 (per-channel weights).
 """
 
-from typing import Annotated, ClassVar, Literal
+from dataclasses import replace
+from typing import Annotated, Literal, TypeAlias
 
 import torch
 from pydantic import Field
-from torch import Tensor, fx
+from torch import Tensor
 
 from laconic.context import Context
 from laconic.errors import NotApplicableError
-from laconic.numeric.ranges import Histogram, mean_square_range, percentile_range
-from laconic.numeric.rounding import asymmetric_grid, mean_square_scale, per_channel, symmetric_scale
-from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, represent, represent_edge, tidy, weights
+from laconic.numeric.rounding import mean_square_scale, per_channel, symmetric_scale
+from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, represent, represent_edge, tidy, weights
 from laconic.program.fold import bias_of
-from laconic.program.observe import observe
 from laconic.program.represent import edges, representations, share_edge
+from laconic.quantize.block_reconstruction import reconstruct_blocks
+from laconic.quantize.calibrate import Ranges, activation_grids, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
-from laconic.quantize.placement import quantized_points
+from laconic.quantize.equalize import equalize
+from laconic.quantize.learned_rounding import round_layers
+from laconic.quantize.placement import end_kernels, quantized_points, readers_grids
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
-_BINS = 2048
+Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
+
+_KINDS = ("conv1d", "conv2d", "conv3d", "linear")
 _CORRECTION_BYTES = 256 * 2**20  # of the largest activation while biases are corrected
 
 
 @step
 class Static:
-    """Quantize weights and activations to 8-bit integers with ranges set on calibration inputs; folds batch norm first.
+    """Quantize weights and activations to integers with ranges set on calibration inputs; folds batch norm first.
 
-    Smaller (a quarter of the bytes) and faster (integer kernels), without training.
+    Smaller (at 8 bits a quarter of the bytes) and faster (integer kernels), without training.
     """
 
-    ranges: Literal["min-max", "percentile", "mean-square"] = "mean-square"  # of activations
+    weight_bits: Bits = 8
+    activation_bits: Bits = 8
+    ends_bits: Bits = 8  # at least so many for the layers that read the network's input or make its output, and for what they read
+    weight_granularity: Literal["tensor", "channel"] = "channel"  # one scale per tensor of weights, or per output channel
+    ranges: Ranges = "mean-square"  # of activations
     weight_ranges: Literal["min-max", "mean-square"] = "min-max"
     percentile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9999  # share of values inside the range; only for ranges: percentile
     bias_correction: bool = True
-    bits: Literal[8] = 8
+    equalization: bool = False  # rescale channels between layers, so that each uses its grid evenly
+    rounding: Literal["nearest", "layer", "block"] = "nearest"  # of weights: to the nearest level; learned by layer; then by block too
+    iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer or block
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
-    forms: ClassVar[frozenset[str]] = frozenset({"int8", "uint8"})
+    @property
+    def forms(self) -> frozenset[str]:
+        """What the runtime must execute."""
+        widths = {("int", self.weight_bits), ("uint", self.activation_bits)}
+        return frozenset(f"{kind}{max(bits, least)}" for kind, bits in widths for least in (bits, self.ends_bits))
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Register quantizers on weights and edges, then correct the biases."""
@@ -54,51 +69,70 @@ class Static:
         if edges(program):
             raise NotApplicableError("this network's activations are quantized already")
         check_unquantized(program, chosen)
+        batches = calibration_inputs(program, context)
+        if self.equalization:
+            context.note(f"{len(equalize(program, batches))} weights equalized")
+            chosen = [replace(weight, value=read(program, weight.name).detach()) for weight in chosen]
         original = clone(program)
-        for weight in chosen:
-            represent(program, weight.name, self._weight_grid(weight))
+        self._quantize(program, chosen, batches, context)
+        context.note(f"{len(folded)} batch norms folded")
+        if self.rounding != "nearest":
+            self._learn(program, original, chosen, context)
+        if self.bias_correction:
+            self._correct(program, original, chosen, batches, context)
+        return program
+
+    def _quantize(self, program: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> None:
+        """Put every chosen weight and the activations around them on a grid."""
+        ends = end_kernels(program)
         points = quantized_points(program, chosen)
-        for node, grid in self._activation_grids(program, context, list(points)).items():
+        wide = readers_grids(points, {reader for weight in chosen for reader in weight.readers if reader in ends})
+        bits = {node: max(self.activation_bits, self.ends_bits if node in wide else 0) for node in points}
+        grids = activation_grids(program, batches, bits, self.ranges, self.percentile)
+        for weight in chosen:
+            width = max(self.weight_bits, self.ends_bits if ends.intersection(weight.readers) else 0)
+            represent(program, weight.name, self._weight_grid(weight, width))
+        for node, grid in grids.items():
             edge = represent_edge(program, node, grid)
             for later in points[node]:
                 share_edge(program, later, edge)
         tidy(program)
         for weight in chosen:
             _make_room_for_bias(program, weight)
-        context.note(f"{len(chosen)} weights and {len(points)} activations at {self.bits} bits; {len(folded)} batch norms folded")
-        if self.bias_correction:
-            self._correct(program, original, chosen, context)
-        return program
+        widths = [form.bits for weight in chosen for form in representations(program, weight.name) if isinstance(form, Uniform)]
+        context.note(f"{_counted(widths, 'weights')}, {_counted(list(bits.values()), 'activations')}")
 
-    def _weight_grid(self, weight: Weight) -> Uniform:
-        rows = per_channel(weight.value, weight.axis)
+    def _weight_grid(self, weight: Weight, bits: int) -> Uniform:
+        axis = weight.axis if self.weight_granularity == "channel" else None
+        rows = per_channel(weight.value, axis)
         largest = rows.abs().amax(1)
-        scale = symmetric_scale(largest, self.bits) if self.weight_ranges == "min-max" else mean_square_scale(rows, self.bits)
-        return Uniform(scale, torch.zeros_like(scale), self.bits, signed=True, axis=weight.axis)
+        scale = symmetric_scale(largest, bits) if self.weight_ranges == "min-max" else mean_square_scale(rows, bits)
+        scale = scale if axis is not None else scale[0]
+        return Uniform(scale, torch.zeros_like(scale), bits, signed=True, axis=axis)
 
-    def _activation_grids(self, program: Program, context: Context, nodes: list[fx.Node]) -> dict[fx.Node, Uniform]:
-        histograms = histograms_of(program, nodes, [(inputs,) for inputs in context.calibration()], needs_counts=self.ranges != "min-max")
-        grids = {}
-        for node, histogram in histograms.items():
-            low, high = (torch.tensor(limit) for limit in self._range(histogram))
-            grids[node] = Uniform(*asymmetric_grid(low, high, self.bits), self.bits, signed=False)
-        return grids
+    def _learn(self, program: Program, original: Program, chosen: list[Weight], context: Context) -> None:
+        left = round_layers(program, original, chosen, context, self.iterations, self.bias_correction)
+        context.note(f"rounding learned for {len(chosen) - len(left)} weights" + (f", not for {', '.join(left)}" if left else ""))
+        if self.rounding == "block":
+            nearer, left = reconstruct_blocks(program, original, context, self.iterations)
+            context.note(f"{nearer} blocks reconstructed" + (f", not those of {', '.join(left)}" if left else ""))
 
-    def _range(self, histogram: Histogram) -> tuple[float, float]:
-        match self.ranges:
-            case "min-max":
-                return histogram.low, histogram.high
-            case "percentile":
-                return percentile_range(histogram, self.percentile)
-            case "mean-square":
-                return mean_square_range(histogram, self.bits)
-
-    def _correct(self, program: Program, original: Program, chosen: list[Weight], context: Context) -> None:
+    def _correct(self, program: Program, original: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> None:
         layers = {node.name: (-1 if weight.kind == "linear" else 1) for weight in chosen for node in weight.readers}
-        inputs = _within_memory(program, torch.cat(list(context.calibration())))
+        inputs = _within_memory(program, torch.cat(batches))
         wanted = output_means(original, layers, [(part,) for part in inputs.split(32) if len(part) == min(32, len(inputs))])
         largest = correct_biases(program, layers, wanted, (inputs[: len(inputs) // 32 * 32 or len(inputs)],))
         context.note(f"biases corrected on {len(inputs)} calibration inputs, by at most {largest:.3g}")
+
+
+def _counted(widths: list[int], what: str) -> str:
+    """Say how many there are of each width.
+
+    >>> _counted([8, 4, 4, 8], "weights")
+    '2 weights at 4 bits, 2 at 8'
+    """
+    counts = [(widths.count(bits), bits) for bits in sorted(set(widths))]
+    return ", ".join(f"{count} {what} at {bits} bits" if i == 0 else f"{count} at {bits}" for i, (count, bits) in enumerate(counts))
 
 
 def _make_room_for_bias(program: Program, weight: Weight) -> None:
@@ -107,29 +141,8 @@ def _make_room_for_bias(program: Program, weight: Weight) -> None:
     for reader in weight.readers:
         bias, source = bias_of(program, reader), edges(program).get(reader.all_input_nodes[0])
         if bias is not None and isinstance(source, Uniform) and isinstance(grid, Uniform):
-            least = bias.abs() / (source.step * 2**30)
-            grid.scale.data = torch.maximum(grid.scale.data, least.detach())
-
-
-_KINDS = ("conv1d", "conv2d", "conv3d", "linear")
-
-
-def histograms_of(
-    program: Program, nodes: list[fx.Node], inputs: list[tuple[Tensor, ...]], needs_counts: bool = True
-) -> dict[fx.Node, Histogram]:
-    """Return the range of the values at each node over `inputs` and, in a second run, how they are spread in it."""
-    limits: dict[fx.Node, tuple[float, float]] = {}
-
-    def widen(node: fx.Node, value: Tensor) -> None:
-        low, high = (float(limit) for limit in torch.aminmax(value.float()))
-        before = limits.get(node, (low, high))
-        limits[node] = (min(low, before[0]), max(high, before[1]))
-
-    observe(program, inputs, nodes, widen)
-    histograms = {node: Histogram(low, high, torch.zeros(_BINS)) for node, (low, high) in limits.items()}
-    if needs_counts:
-        observe(program, inputs, nodes, lambda node, value: histograms[node].add(value))
-    return histograms
+            least = (bias.abs() / (source.step * 2**30)).detach()
+            grid.scale.data = torch.maximum(grid.scale.data, least if grid.axis is not None else least.amax())
 
 
 def _within_memory(program: Program, inputs: Tensor) -> Tensor:

@@ -1,13 +1,20 @@
-"""An ONNX graph after the exporter: padding and biases moved into integer kernels, names shortened; and what is in a file, counted."""
+"""An ONNX graph after the exporter: padding and biases moved into integer kernels, narrow weights packed, names shortened.
+
+And what is in a file, counted.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import onnx
+
+_UNIT = 8  # of codes of 4 bits among those of 7
+_UNIT_NAME = "unit_of_narrow_codes"
 
 
 def fuse_padding(graph: "onnx.GraphProto") -> None:
@@ -74,6 +81,44 @@ def quantize_biases(graph: "onnx.GraphProto") -> None:
     _drop_unread(graph)
 
 
+def fits_4_bits(codes: NDArray[Any]) -> bool:
+    """Say whether signed 8-bit codes are multiples of 8 in [-64, 56], which is how 4 bits and fewer are written."""
+    return codes.dtype == np.int8 and codes.size > 0 and not np.any(codes % _UNIT) and codes.min() >= -64 and codes.max() <= 56
+
+
+def store_in_4_bits(graph: "onnx.GraphProto") -> None:
+    """Store the codes of weights that fit as 4-bit integers, two to the byte, and compute from them the 8 bits that integer kernels read.
+
+    The runtime does so once, when it loads the file, and then finds the same graph as without.
+    """
+    from onnx import TensorProto, helper, numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    narrow = [name for name in codes_of(graph) if fits_4_bits(numpy_helper.to_array(tensors[name]))]
+    for name in narrow:
+        codes = numpy_helper.to_array(tensors[name])
+        pairs = np.pad(codes.ravel() // _UNIT, (0, codes.size % 2)).astype(np.uint8).reshape(-1, 2) & 15
+        stored = (pairs[:, 0] | pairs[:, 1] << 4).tobytes()
+        tensors[name].CopyFrom(helper.make_tensor(name, TensorProto.INT4, codes.shape, stored, raw=True))
+        for node in graph.node:
+            node.input[:] = [f"{name}_8" if each == name else each for each in node.input]
+        graph.node.insert(0, helper.make_node("Cast", [f"{name}_units"], [f"{name}_8"], to=TensorProto.INT8))
+        graph.node.insert(0, helper.make_node("Mul", [f"{name}_32", _UNIT_NAME], [f"{name}_units"]))
+        graph.node.insert(0, helper.make_node("Cast", [name], [f"{name}_32"], to=TensorProto.INT32))
+    if narrow:
+        graph.initializer.append(numpy_helper.from_array(np.array(_UNIT, np.int32), _UNIT_NAME))
+
+
+def codes_of(graph: "onnx.GraphProto") -> list[str]:
+    """Return the names of the tensors that are stored as whole-number codes of a grid, as they are or widened."""
+    stored = {tensor.name: tensor.name for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type in ("Cast", "Mul") and all(name in stored for name in node.input):
+            stored[node.output[0]] = stored[node.input[0]]
+    read = [node.input[0] for node in graph.node if node.op_type == "DequantizeLinear"]
+    return list(dict.fromkeys(stored[name] for name in read if name in stored))
+
+
 def _drop_unread(graph: "onnx.GraphProto") -> None:
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
@@ -121,7 +166,7 @@ def count(path: Path) -> Counts:
         value.type.tensor_type.shape.dim[0].dim_value = 1
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     grids = {name for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
-    codes = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    codes = set(codes_of(model.graph))
     held = [array for name, array in tensors.items() if array.ndim and name not in grids and (name in codes or array.dtype == np.float32)]
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {

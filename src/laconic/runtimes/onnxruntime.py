@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from laconic.errors import LaconicError
 from laconic.files import whole_file
 from laconic.runtimes import onnx_profile
-from laconic.runtimes.onnx_graph import Counts, count, fuse_padding, make_compact, quantize_biases
+from laconic.runtimes.onnx_graph import Counts, codes_of, count, fits_4_bits, fuse_padding, make_compact, quantize_biases, store_in_4_bits
 
 if TYPE_CHECKING:
     import onnx
@@ -30,11 +30,11 @@ if TYPE_CHECKING:
     from laconic.program.lower import Lowered
 
 PACKAGE = "onnxruntime"
-KEEPS = frozenset({"int8", "uint8"})
+KEEPS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(2, 9))
 SUFFIX = ".onnx"
 __all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "version"]
 
-_OPSET = 20
+_OPSET, _OPSET_OF_NARROW = 20, 21  # the second is the first that has 4-bit tensors
 _INTEGER_KERNELS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits", "QAttention")
 
 
@@ -72,20 +72,24 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     """Write `program` to `path` as ONNX and check the file.
 
     Args:
-        program: quantizers of 8 bits become integer tensors and QDQ operations; all other representations are written dense, and said so.
+        program: quantizers of 2 to 8 bits become integer tensors and QDQ operations; what else there is is written dense, and said so.
         example: inputs with a batch of 2 or more; the file takes any batch.
         path: the `.onnx` file, written whole or not at all.
 
     Raises:
         LaconicError: the exporter or the runtime refuses the network, or a post-condition fails on the file.
     """
+    from laconic.program import read
     from laconic.program.lower import lower, spell_out_attention
 
     lowered = lower(program, KEEPS)
     spell_out_attention(lowered.program)
-    model = _to_onnx(lowered.program, example)
+    narrow = any(fits_4_bits(read(lowered.program, name).numpy()) for name in lowered.integer_weights)
+    model = _to_onnx(lowered.program, example, _OPSET_OF_NARROW if narrow else _OPSET)
     fuse_padding(model.graph)
     quantize_biases(model.graph)
+    if narrow:
+        store_in_4_bits(model.graph)
     make_compact(model)
     with whole_file(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
@@ -153,17 +157,22 @@ def _session(network: str | bytes, threads: int, profile: Path | None = None) ->
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
-def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelProto":
+def _to_onnx(program: "Program", example: "tuple[Tensor, ...]", opset: int) -> "onnx.ModelProto":
     import torch
-    from onnxscript import opset20
+    from onnxscript import opset20, opset21
 
-    from laconic.program.lower import dequantize, quantize
+    from laconic.program.lower import clip, dequantize, quantize
+
+    operations = opset21 if opset >= _OPSET_OF_NARROW else opset20
 
     def quantize_linear(x: Any, scale: Any, zero_point: Any, axis: int) -> Any:
-        return opset20.QuantizeLinear(x, scale, zero_point, axis=axis)
+        return operations.QuantizeLinear(x, scale, zero_point, axis=axis)
 
     def dequantize_linear(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
-        return opset20.DequantizeLinear(codes, scale, zero_point, axis=axis)
+        return operations.DequantizeLinear(codes, scale, zero_point, axis=axis)
+
+    def clip_codes(codes: Any, low: Any, high: Any) -> Any:
+        return operations.Clip(codes, low, high)
 
     batch = torch.export.Dim.DYNAMIC
     logging.disable(logging.WARNING)  # the exporter warns that torchvision is not there; it is not needed
@@ -171,8 +180,8 @@ def _to_onnx(program: "Program", example: "tuple[Tensor, ...]") -> "onnx.ModelPr
         warnings.simplefilter("ignore")  # the exporter's own deprecations
         try:
             exported = torch.export.export(program, example, dynamic_shapes=tuple({0: batch} for _ in example))
-            table = {quantize: quantize_linear, dequantize: dequantize_linear}
-            written = torch.onnx.export(exported, dynamo=True, verbose=False, opset_version=_OPSET, custom_translation_table=table)
+            table: dict[Any, Any] = {quantize: quantize_linear, dequantize: dequantize_linear, clip: clip_codes}
+            written = torch.onnx.export(exported, dynamo=True, verbose=False, opset_version=opset, custom_translation_table=table)
         except Exception as error:  # whatever the exporter raises
             raise LaconicError(f"the network cannot be written as ONNX: {_root(error)}") from error
         finally:
@@ -218,8 +227,8 @@ def _integer_tensors(path: Path) -> tuple[int, float]:
 
     model = onnx.load(path)
     sizes = {tensor.name: (int(np.prod(tensor.dims)), tensor.data_type) for tensor in model.graph.initializer}
-    read = {node.input[0] for node in model.graph.node if node.op_type == "DequantizeLinear"} & set(sizes)
-    codes = {name for name in read if sizes[name][1] in (onnx.TensorProto.INT8, onnx.TensorProto.UINT8)}  # biases are 32-bit
+    kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4)  # biases are 32-bit
+    codes = {name for name in codes_of(model.graph) if sizes[name][1] in kinds}
     floats = sum(size for size, kind in sizes.values() if kind == onnx.TensorProto.FLOAT)
     integers = sum(sizes[name][0] for name in codes)
     return len(codes), integers / max(integers + floats, 1)

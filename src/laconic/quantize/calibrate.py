@@ -1,0 +1,96 @@
+"""The grids of activations, from what a network computes on calibration inputs."""
+
+from collections.abc import Mapping
+from typing import Literal, TypeAlias
+
+import torch
+from torch import Tensor, fx
+
+from laconic.context import Context
+from laconic.errors import LaconicError
+from laconic.numeric.ranges import Histogram, divergence_range, mean_square_range, percentile_range
+from laconic.numeric.rounding import asymmetric_grid
+from laconic.program import Program, Uniform
+from laconic.program.observe import observe
+from laconic.program.walk import where
+
+Ranges: TypeAlias = Literal["min-max", "percentile", "mean-square", "kl"]
+
+_BINS = 2048
+
+
+def calibration_inputs(program: Program, context: Context) -> list[Tensor]:
+    """Return the calibration inputs in batches, checked.
+
+    Raises:
+        LaconicError: they have another shape than the network takes, or are not finite.
+    """
+    batches, wanted = list(context.calibration()), program.inputs[0].shape
+    for batch in batches:
+        if tuple(batch.shape[1:]) != wanted:
+            raise LaconicError(f"calibration inputs have the shape {tuple(batch.shape[1:])}, but the network takes {wanted}")
+        if batch.is_floating_point() and not torch.isfinite(batch).all():
+            raise LaconicError("calibration inputs hold NaN or infinite numbers; clean them")
+    return batches
+
+
+def activation_grids(
+    program: Program, batches: list[Tensor], bits: Mapping[fx.Node, int], ranges: Ranges, percentile: float
+) -> dict[fx.Node, Uniform]:
+    """Return an unsigned grid for the values of each node, as many bits wide as `bits` says.
+
+    Raises:
+        LaconicError: values that are not finite, or all zero.
+    """
+    histograms = histograms_of(program, list(bits), [(inputs,) for inputs in batches], needs_counts=ranges != "min-max")
+    grids = {}
+    for node, histogram in histograms.items():
+        low, high = (torch.tensor(limit) for limit in _range(histogram, bits[node], ranges, percentile))
+        grids[node] = Uniform(*asymmetric_grid(low, high, bits[node]), bits[node], signed=False)
+    return grids
+
+
+def _range(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> tuple[float, float]:
+    match ranges:
+        case "min-max":
+            return histogram.low, histogram.high
+        case "percentile":
+            return percentile_range(histogram, percentile)
+        case "mean-square":
+            return mean_square_range(histogram, bits)
+        case "kl":
+            return divergence_range(histogram, bits)
+
+
+def histograms_of(
+    program: Program, nodes: list[fx.Node], inputs: list[tuple[Tensor, ...]], needs_counts: bool = True
+) -> dict[fx.Node, Histogram]:
+    """Return the range of the values at each node over `inputs` and, in a second run, how they are spread in it.
+
+    Raises:
+        LaconicError: values that are not finite, or all zero.
+    """
+    limits: dict[fx.Node, tuple[float, float]] = {}
+
+    def widen(node: fx.Node, value: Tensor) -> None:
+        low, high = (float(limit) for limit in torch.aminmax(value.float()))
+        before = limits.get(node, (low, high))
+        limits[node] = (min(low, before[0]), max(high, before[1]))
+
+    observe(program, inputs, nodes, widen)
+    for node, (low, high) in limits.items():
+        _check(node, low, high)
+    histograms = {node: Histogram(low, high, torch.zeros(_BINS)) for node, (low, high) in limits.items()}
+    if needs_counts:
+        observe(program, inputs, nodes, lambda node, value: histograms[node].add(value))
+    return histograms
+
+
+def _check(node: fx.Node, low: float, high: float) -> None:
+    if not torch.isfinite(torch.tensor([low, high])).all():
+        raise LaconicError(f"on the calibration inputs the values of {where(node)} are not finite; check the weights and the data")
+    if low == high == 0:
+        raise LaconicError(
+            f"on all calibration inputs the values of {where(node)} are zero, which says nothing about their range; "
+            "take other calibration inputs, or exclude the layers around it"
+        )
