@@ -164,3 +164,61 @@ def test_a_kind_of_structure_that_lost_too_much_is_not_taken_further():
 
 def test_rungs_that_do_not_apply_are_passed_over():
     assert climb([Rung("0", [], LAYERS), Rung("1", [], FILTERS)], lambda rung: None, Budget()) == []
+
+
+# Before training
+
+
+def climbed_by_name(outcomes, budget, rungs):
+    """Which rungs were tried, by name, when each has the outcome (drop, missed) that is given for it; None: it does not apply."""
+    tried = []
+
+    def attempt_at(rung):
+        tried.append(rung.name)
+        if outcomes[rung.name] is None:
+            return None
+        drop, missed = outcomes[rung.name]
+        faster = {"slow": 2.0, "slower": 1.0}.get(missed[0] if missed else "", 4.0)
+        return SimpleNamespace(name=rung.name, attempt=attempt(drop=drop, missed=missed, faster=faster))
+
+    found = climb(rungs, attempt_at, budget)
+    assert [each.name for each in found] == [name for name in tried if outcomes[name]]
+    return tried
+
+
+def training(*names, kind=LAYERS):
+    return [Rung(name, [{"quantize.Static": {}}], kind, Rung(f"{name}, bare", [{"quantize.Static": {}}], kind)) for name in names]
+
+
+BUDGET = Budget(max_drop=1, faster=4)
+
+
+def test_what_is_too_slow_before_training_is_not_trained():
+    outcomes = {"0, bare": (30.0, ["slow", "lost"]), "1, bare": (40.0, ["lost"]), "1": (0.5, [])}
+    assert climbed_by_name(outcomes, BUDGET, training("0", "1", "2")) == ["0, bare", "1, bare", "1"]
+
+
+def test_what_is_good_enough_before_training_is_not_trained():
+    assert climbed_by_name({"0, bare": (0.5, [])}, BUDGET, training("0", "1")) == ["0, bare"]
+
+
+def test_a_kind_that_loses_too_much_after_training_is_not_taken_further():
+    outcomes = {"0, bare": (30.0, ["lost"]), "0": (2.0, ["lost"]), "2, bare": (50.0, ["lost"]), "2": (1.5, ["lost"])}
+    assert climbed_by_name(outcomes, BUDGET, [*training("0", "1"), *training("2", kind=FILTERS)]) == ["0, bare", "0", "2, bare", "2"]
+
+
+def test_where_all_are_too_slow_the_nearest_is_trained():
+    outcomes = {"0, bare": (30.0, ["slower", "lost"]), "1, bare": (40.0, ["slow", "lost"]), "1": (3.0, ["slow", "lost"])}
+    assert climbed_by_name(outcomes, BUDGET, training("0", "1")) == ["0, bare", "1, bare", "1"]
+
+
+def test_what_does_not_apply_before_training_is_not_trained():
+    assert climbed_by_name({"0, bare": None, "1, bare": (0.1, [])}, BUDGET, training("0", "1")) == ["0, bare", "1, bare"]
+
+
+@pytest.mark.parametrize("budget", [Budget(faster=4), Budget(smaller=7.2)], ids=str)
+def test_structures_are_measured_by_the_same_steps_without_training(budget):
+    for rung in structural(budget, attempt(), trainable=True):
+        assert [step for step in rung.recipe if "distill.Response" not in step] == rung.untrained.recipe
+        assert not trains(rung.untrained)
+    assert all(rung.untrained is None for rung in structural(budget, attempt(), trainable=False))

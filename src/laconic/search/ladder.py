@@ -18,6 +18,7 @@ class Rung:
     name: str
     recipe: PlainRecipe
     kind: str = INTEGERS  # rungs of one kind: the first keeps most accuracy where structures go, least where only integers come
+    untrained: "Rung | None" = None  # as small and as fast, before what takes long
 
 
 def ladder(budget: Budget, trainable: bool, epochs: int = 3) -> list[Rung]:
@@ -66,11 +67,14 @@ def structural(budget: Budget, reached: Attempt, trainable: bool, epochs: int = 
 def _without(kind: str, bytes_share: float, time_share: float, trainable: bool, epochs: int) -> Rung:
     target = {"bytes": _rounded(bytes_share)} if bytes_share < time_share else {"macs": _rounded(time_share)}
     step = {LAYERS: ("prune.Layers", target), FILTERS: ("prune.Filters", {**target, "multiple_of": 8 if "bytes" in target else 16})}[kind]
-    training = {"epochs": epochs, "learning_rate": 0.05, "schedule": "one-cycle", "alpha": 0.9, "keep": "best"}
-    recipe: PlainRecipe = [{step[0]: step[1]}, *([{"distill.Response": training}] if trainable else []), {"quantize.Static": _FITTED}]
     unit, share = next(iter(target.items()))
-    trained = f", distilled for {epochs} epochs" if trainable else ""
-    return Rung(f"{kind} to {100 * share:.3g} % of the {unit}{trained}, int8", recipe, kind)
+    what, removal, integers = f"{kind} to {100 * share:.3g} % of the {unit}", {step[0]: step[1]}, {"quantize.Static": _FITTED}
+    untrained = Rung(f"{what}, int8", [removal, integers], kind)
+    if not trainable:
+        return untrained
+    training = {"epochs": epochs, "learning_rate": 0.05, "schedule": "one-cycle", "alpha": 0.9, "keep": "best"}
+    recipe: PlainRecipe = [removal, {"distill.Response": training}, integers]
+    return Rung(f"{what}, distilled for {epochs} epochs, int8", recipe, kind, untrained)
 
 
 def _rounded(share: float) -> float:

@@ -1,7 +1,7 @@
 """Shrink: find the cheapest recipe that meets a budget as measured on its file, and deliver it."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from laconic.deliver import Delivery, Exported, Say, deliver, export, fastest_float, score, timed
@@ -84,21 +84,39 @@ def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], _Tried | None], budge
     """Try rungs in order until one meets the budget, leaving out those that cannot: returns what was tried.
 
     Rungs of integers differ in accuracy only: when size or speed is missed, the others miss it too. Rungs that
-    remove structures remove more one after the other: when one loses too much accuracy, so do the later ones of its kind.
+    remove structures remove more one after the other: when one loses too much accuracy, so do the later ones of its kind. Training
+    changes neither size nor speed, so these are measured before it; where every rung misses them, the one that comes nearest is trained.
     """
-    tried, hopeless = list[_Tried](), set[str]()
+    tried, hopeless, waiting, trained = list[_Tried](), set[str](), list[tuple[float, Rung]](), False
     for rung in rungs:
-        done = None if rung.kind in hopeless else attempt(rung)
+        done = None if rung.kind in hopeless else attempt(rung.untrained or rung)
         if done is None:
             continue
         tried.append(done)
+        if rung.untrained and done.attempt.missed:
+            if _misses_more_than_accuracy(done.attempt, budget):
+                waiting.append((_shortfall(done.attempt, replace(budget, max_drop=None))[1], rung))
+                continue
+            if (done := attempt(rung)) is None:
+                continue
+            tried.append(done)
+            trained = True
         if not done.attempt.missed:
-            break
-        accurate = budget.max_drop is None or done.attempt.drop_points <= budget.max_drop
-        other_limits = len(done.attempt.missed) > (not accurate)
-        if (other_limits and rung.recipe) if rung.kind == INTEGERS else not accurate:
+            return tried
+        too_little = _misses_more_than_accuracy(done.attempt, budget)
+        if (too_little and rung.recipe) if rung.kind == INTEGERS else _loses(done.attempt, budget):
             hopeless.add(rung.kind)
+    if waiting and not trained and (done := attempt(min(waiting, key=lambda each: each[0])[1])):
+        tried.append(done)
     return tried
+
+
+def _loses(attempt: Attempt, budget: Budget) -> bool:
+    return budget.max_drop is not None and attempt.drop_points > budget.max_drop
+
+
+def _misses_more_than_accuracy(attempt: Attempt, budget: Budget) -> bool:
+    return len(attempt.missed) > _loses(attempt, budget)
 
 
 def _try(rung: Rung, job: Job, baseline: Exported, reference: Reference, budget: Budget, store: Store, runtime: str) -> _Tried:
