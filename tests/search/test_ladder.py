@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -7,7 +8,7 @@ from laconic.receipt import Attempt, Budget
 from laconic.recipe import apply, check_needs, parse
 from laconic.search import check_budget, ladder
 from laconic.search.ladder import FILTERS, INTEGERS, LAYERS, Rung, structural
-from laconic.search.shrink import climb
+from laconic.search.shrink import climb, shortfall
 from laconic.tune import FineTune
 
 BUDGETS = {
@@ -222,3 +223,18 @@ def test_structures_are_measured_by_the_same_steps_without_training(budget):
         assert [step for step in rung.recipe if "distill.Response" not in step] == rung.untrained.recipe
         assert not trains(rung.untrained)
     assert all(rung.untrained is None for rung in structural(budget, attempt(), trainable=False))
+
+
+# Which attempt is delivered where none meets the budget
+
+
+def test_a_loss_against_a_control_counts_less_than_what_is_certain():
+    slow = attempt(drop=0.1, faster=3.9)
+    bound = replace(attempt(drop=9.0, faster=4.1, missed=("lost",)), control=0.9)
+    lost = replace(bound, control=None)
+    assert min([slow, bound], key=lambda each: shortfall(each, BUDGET)) is bound
+    assert min([slow, lost], key=lambda each: shortfall(each, BUDGET)) is slow
+    met = attempt(drop=0.1, faster=4.1, missed=())
+    assert min([bound, met], key=lambda each: shortfall(each, BUDGET)) is met
+    less = replace(bound, drop_points=8.0)
+    assert min([bound, less], key=lambda each: shortfall(each, BUDGET)) is less

@@ -2,7 +2,8 @@
 
 Validation images that are cut from the training data have mostly been trained on by whoever trained the network, and it scores higher there
 than on new images. Whatever is trained again without them forgets them, which looks like a loss and is none. So such an attempt is compared
-with a control: the uncompressed network after the same training. The verdict on the receipt is of the test split and needs none of this.
+with a control: the uncompressed network after the same training. That still remembers more of them than a network which lost part of what
+it knew, so that the drop is an upper bound. The verdict on the receipt is of the test split and needs none of this.
 """
 
 from dataclasses import dataclass

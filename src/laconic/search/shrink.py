@@ -71,11 +71,11 @@ def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say:
 
     tried = climb(ladder(budget, trainable, epochs), attempt, budget)
     if tried and all(one.attempt.missed for one in tried):
-        reached = min(tried, key=lambda one: _shortfall(one.attempt, budget)).attempt
+        reached = min(tried, key=lambda one: shortfall(one.attempt, budget)).attempt
         tried += climb(structural(budget, reached, trainable, epochs), attempt, budget)
     if not tried:
         raise LaconicError("no recipe of the ladder applies to this network; give a recipe of your own to `laconic compress`")
-    best = min(tried, key=lambda one: _shortfall(one.attempt, budget))
+    best = min(tried, key=lambda one: shortfall(one.attempt, budget))
     attempts = tuple(one.attempt for one in tried)
     return deliver(Delivery(job, baseline, best.exported, best.compressed, best.attempt.recipe, budget, attempts), out, store, say)
 
@@ -95,7 +95,7 @@ def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], _Tried | None], budge
         tried.append(done)
         if rung.untrained and done.attempt.missed:
             if _misses_more_than_accuracy(done.attempt, budget):
-                waiting.append((_shortfall(done.attempt, replace(budget, max_drop=None))[1], rung))
+                waiting.append((shortfall(done.attempt, replace(budget, max_drop=None))[-1], rung))
                 continue
             if (done := attempt(rung)) is None:
                 continue
@@ -141,8 +141,13 @@ def _words(attempt: Attempt) -> str:
     return f"{attempt.smaller:.2f}x smaller, {attempt.faster:.2f}x faster, {attempt.drop_points:+.2f} points lost on validation: {verdict}"
 
 
-def _shortfall(attempt: Attempt, budget: Budget) -> tuple[int, float]:
-    """Rank attempts: fewest limits missed first, then by how far the missed ones are off, each as a share of its limit."""
+def shortfall(attempt: Attempt, budget: Budget) -> tuple[int, int, float]:
+    """Rank attempts: fewest limits missed first, then by how far the missed ones are off, each as a share of its limit.
+
+    Accuracy that was compared with a control is an upper bound of what is lost on new examples (see `search.reference`), so that it is
+    missed comes behind all that is certain.
+    """
+    uncertain = attempt.control is not None and _loses(attempt, budget)
     over = [
         (attempt.drop_points - budget.max_drop) / max(budget.max_drop, 1.0) if budget.max_drop is not None else 0.0,
         budget.smaller / attempt.smaller - 1 if budget.smaller else 0.0,
@@ -150,4 +155,4 @@ def _shortfall(attempt: Attempt, budget: Budget) -> tuple[int, float]:
         attempt.file_bytes / budget.max_bytes - 1 if budget.max_bytes else 0.0,
         attempt.latency_ms / budget.max_latency_ms - 1 if budget.max_latency_ms else 0.0,
     ]
-    return len(attempt.missed), sum(max(0.0, share) for share in over)
+    return len(attempt.missed) - uncertain, len(attempt.missed), sum(max(0.0, share) for share in over)
