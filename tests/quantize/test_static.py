@@ -368,7 +368,7 @@ def test_all_but_the_ends_have_the_widths_asked_for(program, context, weight_bit
     for name in inner:
         codes = weight_form(program, name).codes(read(program, name))
         assert len(codes.unique()) <= 2**weight_bits
-        assert packed(program, name).bits == weight_bits
+        assert packed(program, name).settings["bits"] == weight_bits
 
 
 def test_the_ends_may_be_as_narrow_as_the_rest(program, context):

@@ -41,17 +41,6 @@ def blocks(program: Program) -> list[Block]:
     return sorted(unique.values(), key=lambda block: order[block.end])
 
 
-def stretches(program: Program) -> list[tuple[fx.Node, fx.Node]]:
-    """Return the shortest stretches that hold layers, one after the other, each with the values where it starts and ends.
-
-    They start and end where one value alone carries everything on: a residual block is one, and so is a layer between blocks with what
-    follows it.
-    """
-    readers, line = {node for weight in weights(program) for node in weight.readers}, trunk(program)
-    starts = [before for before, after in pairwise(line) if readers.intersection(_between(program, before, after))]
-    return list(pairwise([*starts, line[-1]]))
-
-
 def remove(program: Program, block: Block) -> Program:
     """Let what read the block's result read what the block took, in place; the layers that nothing reads any more are gone."""
     by_name = {node.name: node for node in program.graph.nodes}
@@ -71,9 +60,9 @@ def only_for(program: Program, block: Block) -> list[fx.Node]:
 
 
 def _stretches(program: Program, readers: dict[fx.Node, str]) -> Iterator[Block]:
-    line = trunk(program)
-    start, passed = line[0], list[fx.Node]()
-    for before, after in pairwise(line):
+    trunk = _trunk(program)
+    start, passed = trunk[0], list[fx.Node]()
+    for before, after in pairwise(trunk):
         part = _between(program, before, after)
         if any(node in readers for node in passed) and any(node in readers for node in part):
             if _same_shape(start, before):
@@ -103,7 +92,7 @@ def _block(program: Program, start: fx.Node, end: fx.Node, readers: dict[fx.Node
     return Block(own[0].rpartition(".")[0] if own else "", start.name, end.name, own)
 
 
-def trunk(program: Program) -> list[fx.Node]:
+def _trunk(program: Program) -> list[fx.Node]:
     """Return the nodes after which no other activation is needed any more."""
     activations, last_use = _activations(program), dict[fx.Node, int]()
     for position, node in enumerate(program.graph.nodes):

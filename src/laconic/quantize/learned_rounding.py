@@ -27,8 +27,8 @@ from laconic.train.progress import bar
 _ZETA, _GAMMA = 1.1, -0.1  # how far the sigmoid is stretched beyond 1 and 0 (eq. 23)
 _SHARPNESS = (20.0, 2.0)  # of the regularizer, at its start and at the end
 _WARM = 0.2  # share of the iterations without the regularizer
-STRENGTH = 64.0  # of the regularizer's mean over the weights of an output, in units of its error when rounded to nearest
-RATE = 0.02  # of Adam
+_STRENGTH = 64.0  # of the regularizer's mean over the weights of an output, in units of its error when rounded to nearest
+_RATE = 0.02  # of Adam
 _ROWS = 1 << 16  # inputs of a layer that its moments are made of, at most
 _UNFOLDED = 1 << 26  # numbers of a layer's inputs at once
 
@@ -70,12 +70,12 @@ def learned_codes(scaled: Tensor, moments: Tensor, products: Tensor, limits: tup
     gap = products - scaled @ moments
     unit = _errors(nearest - scaled, moments, torch.zeros_like(gap)).clamp_min(1e-12)
     inner = relaxed_start(share).requires_grad_()
-    optimizer = torch.optim.Adam([inner], lr=RATE)
+    optimizer = torch.optim.Adam([inner], lr=_RATE)
     for iteration in range(iterations):
         up = relaxed(inner)
         codes = torch.where(scaled == 0, scaled, low + up)
         loss = (_errors(codes - scaled, moments, gap) / unit).sum()
-        loss = loss + STRENGTH * regularizer(up, iteration / iterations).mean(-1).sum()
+        loss = loss + _STRENGTH * regularizer(up, iteration / iterations).mean(-1).sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -18,7 +18,6 @@ from laconic.numeric.rounding import mean_square_scale, per_channel, symmetric_s
 from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, represent, represent_edge, tidy, weights
 from laconic.program.fold import bias_of
 from laconic.program.represent import edges, representations, share_edge
-from laconic.quantize.block_reconstruction import reconstruct_blocks
 from laconic.quantize.calibrate import Ranges, activation_grids, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.equalize import equalize
@@ -49,8 +48,8 @@ class Static:
     percentile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9999  # share of values inside the range; only for ranges: percentile
     bias_correction: bool = True
     equalization: bool = False  # rescale channels between layers, so that each uses its grid evenly
-    rounding: Literal["nearest", "layer", "block"] = "nearest"  # of weights: to the nearest level; learned by layer; then by block too
-    iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer or block
+    rounding: Literal["nearest", "layer"] = "nearest"  # of weights: to the nearest level, or learned layer by layer
+    iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
@@ -113,9 +112,6 @@ class Static:
     def _learn(self, program: Program, original: Program, chosen: list[Weight], context: Context) -> None:
         left = round_layers(program, original, chosen, context, self.iterations, self.bias_correction)
         context.note(f"rounding learned for {len(chosen) - len(left)} weights" + (f", not for {', '.join(left)}" if left else ""))
-        if self.rounding == "block":
-            nearer, left = reconstruct_blocks(program, original, context, self.iterations)
-            context.note(f"{nearer} blocks reconstructed" + (f", not those of {', '.join(left)}" if left else ""))
 
     def _correct(self, program: Program, original: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> None:
         layers = {node.name: (-1 if weight.kind == "linear" else 1) for weight in chosen for node in weight.readers}
