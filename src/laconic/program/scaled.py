@@ -71,6 +71,12 @@ class Scaled(Quantizer):
         """Return this quantizer with the scales that `pick` chooses, and other groups."""
         raise NotImplementedError
 
+    def by_entry(self, dense: Tensor) -> Self:
+        """Return the quantizer of `dense` laid out as (channels, entries), with a scale for each entry; channels are its first axis."""
+        made = self._with(lambda values: self.spread(values, dense).expand_as(dense).flatten(1), torch.arange(dense[0].numel()))
+        made.axis = 0
+        return made
+
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the scales, and the groups where they are not consecutive entries, as many in each."""
         found = {"scale": self.step.detach().cpu().numpy()}

@@ -29,6 +29,7 @@ from laconic.numeric.rounding import (
 from laconic.program import Codebook, Half, Mask, Program, Quantizer, Uniform, Weight, packed, represent, weights
 from laconic.program.forms import kept
 from laconic.program.represent import representations
+from laconic.quantize.compensate import compensate
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
@@ -40,7 +41,7 @@ _IN_WORDS = {"tensor": "one scale per tensor", "channel": "one scale per channel
 
 @step
 class WeightOnly:
-    """Keep weights in few bits and compute in float: for bytes, without data and without training.
+    """Keep weights in few bits and compute in float: for bytes, without training; without data too, unless rounding is by curvature.
 
     Smaller in Laconic's own file, where codes are packed at their width; not faster. ONNX Runtime executes no such weights: they are
     written dense into the `.onnx` file, which keeps its size.
@@ -51,8 +52,15 @@ class WeightOnly:
     group_size: Annotated[int, Field(ge=2)] = 64  # consecutive weights of a channel that share a scale; only for granularity: group
     symmetric: bool = True  # levels on both sides of 0 alike; false: from the lowest to the highest weight, for integers only
     ranges: Literal["min-max", "mean-square"] = "mean-square"  # of integers: to the extremes, or of least squared error
+    rounding: Literal["nearest", "gptq"] = "nearest"  # gptq: by curvature, on calibration inputs; not of 16-bit formats
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
+
+    @model_validator(mode="after")
+    def _only_what_has_scales_is_compensated(self) -> Self:
+        if self.rounding != "nearest" and self.format in _HALVES:
+            raise ValueError(f"{self.format} is near enough to round to nearest; rounding: {self.rounding} goes with fewer bits")
+        return self
 
     @model_validator(mode="after")
     def _only_integers_are_asymmetric(self) -> Self:
@@ -76,12 +84,15 @@ class WeightOnly:
         check_unquantized(program, chosen)
         if self._grouped:
             check_group_size(chosen, self.group_size)
-        before = _bytes(program, chosen)
+        before, dense = _bytes(program, chosen), {weight.name: weight.value.detach().clone() for weight in chosen}
         for weight in chosen:
             keep = kept(representations(program, weight.name))
             represent(program, weight.name, self._quantizer(weight, keep))
             if keep is not None and self.format == "binary":  # which has no level at 0
                 represent(program, weight.name, Mask(keep))
+        if self.rounding == "gptq":
+            left = compensate(program, dense, chosen, context)
+            context.note(f"{len(chosen) - len(left)} weights rounded by curvature" + (f", not {', '.join(left)}" if left else ""))
         context.note(f"{len(chosen)} weights as {self._words()}: {before:,} -> {_bytes(program, chosen):,} bytes packed")
         context.note("smaller in Laconic's own file; a runtime that does not execute this form holds it dense, no smaller and no faster")
         return program
