@@ -10,7 +10,7 @@ from laconic.data import Split, Splits
 from laconic.program import Uniform, capture, clone, fold_batch_norm, read, weights
 from laconic.program.represent import representations
 from laconic.prune import Magnitude
-from laconic.quantize import Static
+from laconic.quantize import Static, learned_rounding
 from laconic.quantize.learned_rounding import learned_codes
 
 
@@ -158,3 +158,18 @@ def test_a_weight_that_two_layers_share_is_rounded_to_nearest_and_named():
     context = context_of(example)
     Static(weight_bits=4, rounding="layer", iterations=10)(capture(Shared(), example), context)
     assert any("rounding learned for 1 weights, not for inner.weight" in note for note in context.notes)
+
+
+def test_activations_are_not_kept_for_gradients(program, context, monkeypatch):
+    """With them a network of many large activations would not fit into memory."""
+    seen = []
+    measured = learned_rounding._measured
+
+    def noted(layer, inputs, outputs, generator):
+        seen.append(inputs.requires_grad or outputs.requires_grad)
+        return measured(layer, inputs, outputs, generator)
+
+    monkeypatch.setattr(learned_rounding, "_measured", noted)
+    Static(weight_bits=4, rounding="layer", iterations=2)(program, context)
+    assert seen
+    assert not any(seen)

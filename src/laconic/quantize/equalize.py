@@ -137,7 +137,7 @@ def equalize(program: Program, batches: list[Tensor]) -> list[str]:
                 torch.stack([end.ranges(program, link.channels) for end in ends]).amax(0) for ends in (link.makers, link.readers)
             )
             factor = torch.where(fixed, torch.ones_like(total), torch.maximum(equalizing_scale(made, taken), least / total))
-            _scale(program, link, factor)
+            scale_link(program, link, factor)
             total *= factor
             largest = max(largest, float((factor - 1).abs().max()))
         if largest < _STILL:
@@ -145,7 +145,8 @@ def equalize(program: Program, batches: list[Tensor]) -> list[str]:
     return list(dict.fromkeys(end.weight for link in found for end in (*link.makers, *link.readers)))
 
 
-def _scale(program: Program, link: Link, factor: Tensor) -> None:
+def scale_link(program: Program, link: Link, factor: Tensor) -> None:
+    """Divide what makes the channels of a link by `factor`, (channels,), and multiply what reads them."""
     for end in link.makers:
         end.scale(program, 1 / factor)
         bias = bias_of(program, end.layer)

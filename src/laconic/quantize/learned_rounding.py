@@ -71,14 +71,15 @@ def learned_codes(scaled: Tensor, moments: Tensor, products: Tensor, limits: tup
     unit = _errors(nearest - scaled, moments, torch.zeros_like(gap)).clamp_min(1e-12)
     inner = relaxed_start(share).requires_grad_()
     optimizer = torch.optim.Adam([inner], lr=_RATE)
-    for iteration in range(iterations):
-        up = relaxed(inner)
-        codes = torch.where(scaled == 0, scaled, low + up)
-        loss = (_errors(codes - scaled, moments, gap) / unit).sum()
-        loss = loss + _STRENGTH * regularizer(up, iteration / iterations).mean(-1).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    with torch.enable_grad():
+        for iteration in range(iterations):
+            up = relaxed(inner)
+            codes = torch.where(scaled == 0, scaled, low + up)
+            loss = (_errors(codes - scaled, moments, gap) / unit).sum()
+            loss = loss + _STRENGTH * regularizer(up, iteration / iterations).mean(-1).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
     learned = torch.where(scaled == 0, scaled, low + (inner.detach() >= 0))
     better = _errors(learned - scaled, moments, gap) < _errors(nearest - scaled, moments, gap)
     codes = torch.where(better[..., None], learned, nearest)
@@ -119,6 +120,7 @@ class _Moments:
     products: Tensor  # (groups, out, in) mean products of outputs and inputs
 
 
+@torch.no_grad()
 def round_layers(program: Program, whole: Program, chosen: list[Weight], context: Context, iterations: int, biases: bool) -> list[str]:
     """Learn the rounding of quantized weights, layer by layer in network order, each behind the layers before it as they are by then.
 
@@ -142,8 +144,7 @@ def round_layers(program: Program, whole: Program, chosen: list[Weight], context
         for node, values, reference in side_by_side(program.eval(), whole.eval(), inputs):
             layer = layer_at(node) if node in nodes else None
             if layer is not None and reference is not None:
-                with torch.no_grad():
-                    measured = _measured(layer, values[layer.source], reference, generator)
+                measured = _measured(layer, values[layer.source], reference, generator)
                 _round(program, layer, read(whole, layer.weight).detach(), measured, iterations, biases)
                 values[node.all_input_nodes[1]] = read(program, layer.weight).detach()
                 done.add(layer.weight)
@@ -185,9 +186,8 @@ def _round(program: Program, layer: Layer, dense: Tensor, measured: _Moments, it
         products = products - read(program, layer.bias).detach().reshape(layer.groups, -1, 1) * measured.inputs[:, None]
     in_units = products.float() / scale.reshape(layer.groups, -1, 1)
     codes = learned_codes((dense / scale).reshape(shape), moments.float(), in_units, levels(grid.bits, grid.signed), iterations)
-    with torch.no_grad():
-        assign(program, layer.weight, codes.reshape(dense.shape) * scale)
-        if biases and layer.bias is not None:
-            rounded = read(program, layer.weight).reshape(shape).double()
-            means = measured.outputs - (rounded @ measured.inputs[:, :, None])[..., 0]
-            assign(program, layer.bias, means.flatten().float())
+    assign(program, layer.weight, codes.reshape(dense.shape) * scale)
+    if biases and layer.bias is not None:
+        rounded = read(program, layer.weight).reshape(shape).double()
+        means = measured.outputs - (rounded @ measured.inputs[:, :, None])[..., 0]
+        assign(program, layer.bias, means.flatten().float())

@@ -341,6 +341,8 @@ PASSING = {
     "multihead attention": Case(Own(lambda m, x: m.inner(x, x, x, need_weights=False)[0]), exact=True),
     "lstm": Case(Own(lambda m, x: m.inner(x)[0]), after=6),
     "lstm both ways, two layers": Case(Own(lambda m, x: m.inner(x)[0]), after=12),
+    "lstm along channels": Case(Own(lambda m, x: m.inner(x.transpose(1, 2))[0].transpose(1, 2)), exact=False),
+    "gru along channels": Case(Own(lambda m, x: m.inner(x.permute(2, 0, 1))[0].permute(1, 2, 0)), exact=False),
     "gru": Case(Own(lambda m, x: m.inner(x)[0][:, -1]), after=6),
     "rnn": Case(Own(lambda m, x: m.inner(x)[0]), after=6),
     "sort over positions": Case(lambda x: x.sort(1)[0]),
@@ -349,6 +351,8 @@ PASSING = {
 PASSING["multihead attention"].operation.inner = nn.MultiheadAttention(8, 2, batch_first=True)
 PASSING["lstm"].operation.inner = nn.LSTM(8, 6, batch_first=True)
 PASSING["lstm both ways, two layers"].operation.inner = nn.LSTM(8, 6, num_layers=2, bidirectional=True, batch_first=True)
+PASSING["lstm along channels"].operation.inner = nn.LSTM(5, 6, batch_first=True)
+PASSING["gru along channels"].operation.inner = nn.GRU(5, 6)
 PASSING["gru"].operation.inner = nn.GRU(8, 6, batch_first=True, bias=False)
 PASSING["rnn"].operation.inner = nn.RNN(8, 6, batch_first=True)
 

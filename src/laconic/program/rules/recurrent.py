@@ -13,8 +13,8 @@ aten = torch.ops.aten
 
 @rule(aten.lstm.input, aten.gru.input, aten.rnn_tanh.input, aten.rnn_relu.input)
 def _recurrent(walk: Walk, node: Node) -> list[Axes]:
-    """Gates are the outer factor of every weight's rows; directions are parts of the output."""
-    inputs, state, parameters, has_biases, layers, _, _, bidirectional, _ = node.args
+    """Gates are the outer factor of every weight's rows; directions are parts of the output. A step of zeros still moves the state."""
+    inputs, state, parameters, has_biases, layers, _, _, bidirectional, batch_first = node.args
     gates = {"lstm": 4, "gru": 3}.get(str(node.target).split(".")[1], 1)
     states = list(state) if isinstance(state, (list, tuple)) else [state]
     per_cell, directions = (4 if has_biases else 2), (2 if bidirectional else 1)
@@ -30,9 +30,11 @@ def _recurrent(walk: Walk, node: Node) -> list[Axes]:
         hidden_terms += outputs
         current = concatenation(outputs)
     walk.all_equal(node, [*hidden_terms, *(walk.of(each)[-1] for each in states)])  # one state tensor holds all layers and directions
+    *outer, _ = walk.of(inputs)
+    walk.algebra.blur(outer[1 if batch_first and len(outer) > 1 else 0], f"{where(node)}: goes through these channels step by step")
     for each in states:
         walk.freeze(walk.of(each)[:1], f"{where(node)}: layers and directions")
-    return [[*walk.of(inputs)[:-1], current], *(walk.of(each) for each in states)]
+    return [[*outer, current], *(walk.of(each) for each in states)]
 
 
 def _cell(walk: Walk, node: Node, cell: list[Any], inputs: Term, gates: int) -> Term:
