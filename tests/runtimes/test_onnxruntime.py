@@ -464,3 +464,51 @@ def test_attention_within_windows_is_written_and_computes_the_same(tmp_path):
     onnxruntime.export(program, example, tmp_path / "file.onnx")
     found = onnxruntime.load(tmp_path / "file.onnx")(example[0].numpy())
     torch.testing.assert_close(torch.from_numpy(found), program(*example).detach(), rtol=1e-4, atol=1e-5)
+
+
+# outputs that are compared with the program's ------------------------------------------------------
+
+
+def quantized(bits, depth=3):
+    """Return a quantized chain of convolutions, and its example."""
+    torch.manual_seed(0)
+    layers = [part for _ in range(depth) for part in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())]
+    example = (torch.randn(4, 8, 8, 8),)
+    return quantize(capture(nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10)).eval(), example), example, bits=bits), example
+
+
+def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
+    program, example = quantized((8, 8))
+    original = onnxruntime._run_profiled
+    monkeypatch.setattr(onnxruntime, "_run_profiled", lambda *given: (original(*given)[0], -original(*given)[1]))
+    with pytest.raises(LaconicError, match=r"outputs differ from the program's by 2 of their size"):
+        onnxruntime.export(program, example, tmp_path / "file.onnx")
+    assert not list(tmp_path.iterdir())
+
+
+def test_outputs_may_differ_by_what_moves_the_programs_own(tmp_path, monkeypatch):
+    """In deep networks of few bits, codes at ties pull others along."""
+    program, example = quantized((8, 8))
+    own = onnxruntime._unrest(program, example)
+    assert 0 < own < 0.1
+    original = onnxruntime._run_profiled
+
+    def moved(*given):
+        kernels, outputs = original(*given)
+        return kernels, outputs * 1.3
+
+    monkeypatch.setattr(onnxruntime, "_run_profiled", moved)
+    with pytest.raises(LaconicError, match=r"differ from the program's by 0.3 of their size"):
+        onnxruntime.export(program, example, tmp_path / "file.onnx")
+    monkeypatch.setattr(onnxruntime, "_unrest", lambda *_: 0.2)
+    assert onnxruntime.export(program, example, tmp_path / "file.onnx").difference == pytest.approx(0.3, abs=0.02)
+
+
+def test_networks_of_fewer_bits_are_less_steady():
+    assert onnxruntime._unrest(*quantized((8, 8), depth=8)) < onnxruntime._unrest(*quantized((4, 3), depth=8))
+
+
+def test_whole_numbers_are_not_moved():
+    program, example = captured("tied")
+    assert not example[0].is_floating_point()
+    assert onnxruntime._unrest(program, example) == 0
