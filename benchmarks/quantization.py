@@ -3,7 +3,7 @@
     python benchmarks/quantization.py [resnet20 resnet56 mobilenet_v2 mobilenet_v2-twin]
 
 Run it from the repository's root; it needs LACONIC_DATA. Calibration images are unlabelled: 512 of CIFAR-10's training images, drawn by the
-seed, or the 128 that imagenet-dev sets aside. Scores are of the test split; settings were chosen on the validation split.
+seed, or the 128 that imagenet-dev sets aside. Scores are of the test split.
 
 The twin is mobilenet_v2 with every channel that joins two layers linearly multiplied by a random factor in [1/4, 4], which the next layer
 divides out: the same function, without the scales that it has from the 8-bit network that it was derived from.

@@ -265,6 +265,17 @@ def _capture(name: str) -> Program:
     return capture(*build(name))
 
 
+class Call(nn.Module):
+    """Layers by name, joined by a function of (layers, x)."""
+
+    def __init__(self, function: Callable[[nn.ModuleDict, Tensor], Tensor], **layers: nn.Module) -> None:
+        super().__init__()
+        self.layers, self.function = nn.ModuleDict(layers), function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(self.layers, x)
+
+
 def linear(values: Tensor | None = None) -> Program:
     """Return the program of a linear layer of 6 inputs and 5 outputs between two activations; its weight, `1.weight`, is `values`."""
     program = clone(_linear())

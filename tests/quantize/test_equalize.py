@@ -5,17 +5,7 @@ from torch import nn
 
 from laconic.program import Mask, capture, clone, fold_batch_norm, read, represent
 from laconic.quantize.equalize import equalize, equalizing_scale, links
-
-
-class Call(nn.Module):
-    """Layers by name, joined by a function of (layers, x)."""
-
-    def __init__(self, function, **layers):
-        super().__init__()
-        self.layers, self.function = nn.ModuleDict(layers), function
-
-    def forward(self, x):
-        return self.function(self.layers, x)
+from networks import Call
 
 
 def conv(inputs, outputs, size=3, **more):

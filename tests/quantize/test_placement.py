@@ -6,17 +6,7 @@ from torch import nn
 from laconic.program import Uniform, capture, fold_batch_norm, represent_edge, tidy, weights
 from laconic.program.represent import edges, share_edge
 from laconic.quantize.placement import quantized_points
-
-
-class Call(nn.Module):
-    """Layers by name, joined by a function of (layers, x)."""
-
-    def __init__(self, function, **layers):
-        super().__init__()
-        self.layers, self.function = nn.ModuleDict(layers), function
-
-    def forward(self, x):
-        return self.function(self.layers, x)
+from networks import Call
 
 
 def conv(inputs, outputs):

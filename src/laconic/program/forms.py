@@ -1,5 +1,6 @@
 """Forms that a tensor is kept in: small modules, dense in and dense out. Here: masks, quantizers in general, and 16-bit floating point."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, Self
 
@@ -53,21 +54,21 @@ class Mask(Representation):
         return Mask(self.keep.index_select(axis, index))
 
 
-class Quantizer(Representation):
+class Quantizer(Representation, ABC):
     """Keep every entry as a code, a whole number from 0 to `base - 1`. The view is `decode(encode(dense))`, but for its gradient."""
 
     @property
+    @abstractmethod
     def base(self) -> int:
         """How many codes there are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def encode(self, dense: Tensor) -> Tensor:
         """Return the code of every entry."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, codes: Tensor) -> Tensor:
         """Return what codes, in the shape of the tensor, stand for, in float32."""
-        raise NotImplementedError
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return what is kept beside the codes, each under the name of the constructor's argument; what `restore` can tell is left out."""

@@ -1,5 +1,6 @@
 """Quantizers with scales: equally spaced levels, and tables of levels; one scale per tensor, per channel, or per group of entries."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, Self
 
@@ -67,9 +68,9 @@ class Scaled(Quantizer):
         stay, group = self.group.index_select(axis - (axis > self.axis), index).unique(return_inverse=True)
         return self._with(lambda values: values[:, stay], group)
 
+    @abstractmethod
     def _with(self, pick: Callable[[Tensor], Tensor], group: Tensor | None) -> Self:
         """Return this quantizer with the scales that `pick` chooses, and other groups."""
-        raise NotImplementedError
 
     def by_entry(self, dense: Tensor) -> Self:
         """Return the quantizer of `dense` laid out as (channels, entries), with a scale for each entry; channels are its first axis."""

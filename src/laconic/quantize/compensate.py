@@ -9,7 +9,6 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, fx
 
-from laconic.context import Context
 from laconic.numeric.curvature import compensated
 from laconic.numeric.moments import Moments
 from laconic.program import Program, Weight, read
@@ -19,32 +18,27 @@ from laconic.program.layers import Layer, layer_at
 from laconic.program.observe import examples_at_once, stepwise
 from laconic.program.represent import representations
 from laconic.program.scaled import Scaled
-from laconic.quantize.calibrate import calibration_inputs
 from laconic.train.progress import bar
 
 _ROWS = 1 << 18  # of a layer's inputs at once
 
 
 @torch.no_grad()
-def compensate(program: Program, dense: dict[str, Tensor], chosen: list[Weight], context: Context) -> list[str]:
+def compensate(program: Program, chosen: list[Weight], inputs: Tensor) -> list[str]:
     """Round the weights of a program, in place, whose quantizers are registered.
 
     Args:
         program: quantized; what its layers read comes from layers that are rounded already.
-        dense: the weights as they were, by name.
-        chosen: the quantized weights.
-        context: gives calibration inputs.
+        chosen: the weights as they were before.
+        inputs: calibration inputs, (examples, ...).
 
     Returns:
         The weights that stay rounded to nearest, because several layers or none of `program.layers` read them.
-
-    Raises:
-        LaconicError: calibration inputs do not fit the network or are not finite.
     """
     layers = {weight.readers[0]: layer for weight in chosen if len(weight.readers) == 1 and (layer := layer_at(weight.readers[0]))}
-    inputs, done = torch.cat(calibration_inputs(program, context))[: examples_at_once(program)], set[str]()
+    dense, done = {weight.name: weight.value for weight in chosen}, set[str]()
     with bar("rounding", 0, len(layers)) as tell:
-        for node, values in stepwise(program.eval(), (inputs,)):
+        for node, values in stepwise(program.eval(), (inputs[: examples_at_once(program)],)):
             if node in layers:
                 _round(program, layers[node], dense[layers[node].weight], values)
                 done.add(layers[node].weight)

@@ -29,6 +29,7 @@ from laconic.numeric.rounding import (
 from laconic.program import Codebook, Half, Mask, Program, Quantizer, Uniform, Weight, packed, represent, weights
 from laconic.program.forms import kept
 from laconic.program.represent import representations
+from laconic.quantize.calibrate import calibration_inputs
 from laconic.quantize.compensate import compensate
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
@@ -84,14 +85,15 @@ class WeightOnly:
         check_unquantized(program, chosen)
         if self._grouped:
             check_group_size(chosen, self.group_size)
-        before, dense = _bytes(program, chosen), {weight.name: weight.value.detach().clone() for weight in chosen}
+        inputs = torch.cat(calibration_inputs(program, context)) if self.rounding == "gptq" else None
+        before = _bytes(program, chosen)
         for weight in chosen:
             keep = kept(representations(program, weight.name))
             represent(program, weight.name, self._quantizer(weight, keep))
             if keep is not None and self.format == "binary":  # which has no level at 0
                 represent(program, weight.name, Mask(keep))
-        if self.rounding == "gptq":
-            left = compensate(program, dense, chosen, context)
+        if inputs is not None:
+            left = compensate(program, chosen, inputs)
             context.note(f"{len(chosen) - len(left)} weights rounded by curvature" + (f", not {', '.join(left)}" if left else ""))
         context.note(f"{len(chosen)} weights as {self._words()}: {before:,} -> {_bytes(program, chosen):,} bytes packed")
         context.note("smaller in Laconic's own file; a runtime that does not execute this form holds it dense, no smaller and no faster")
