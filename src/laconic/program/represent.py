@@ -4,7 +4,7 @@ A mask or a quantizer is registered with `torch.nn.utils.parametrize` on the mod
 the dense view and any later step composes. The same quantizer stands on an edge of the graph for activations.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import count
 from typing import Any
 
@@ -46,27 +46,36 @@ def _give_holder(program: Program, name: str) -> str:
     return moved
 
 
-def represent_edge(program: Program, node: fx.Node, representation: Representation) -> fx.Node:
-    """Put a representation behind `node`: all its readers read the represented value. Returns the new node."""
+def represent_edge(program: Program, node: fx.Node, representation: Representation, unread_by: Collection[fx.Node] = ()) -> fx.Node:
+    """Put a representation behind `node`: its readers, but for those of `unread_by`, read the represented value. Returns the new node."""
     if _EDGES not in program._modules:
         program.add_module(_EDGES, nn.Module())
     home = program.get_submodule(_EDGES)
     name = next(name for i in count() if (name := f"{node.name}_{i}" if i else node.name) not in home._modules)
     home.add_module(name, representation)
-    return _insert_edge(program, node, f"{_EDGES}.{name}")
+    return _insert_edge(program, node, f"{_EDGES}.{name}", unread_by)
 
 
-def _insert_edge(program: Program, node: fx.Node, target: str) -> fx.Node:
+def _insert_edge(program: Program, node: fx.Node, target: str, unread_by: Collection[fx.Node] = ()) -> fx.Node:
     with program.graph.inserting_after(node):
         edge = program.graph.call_module(target, (node,))
     edge.meta = dict(node.meta)
-    node.replace_all_uses_with(edge, delete_user_cb=lambda user: user is not edge)
+    node.replace_all_uses_with(edge, delete_user_cb=lambda user: user is not edge and user not in unread_by)
     return edge
 
 
 def share_edge(program: Program, node: fx.Node, edge: fx.Node) -> fx.Node:
     """Put the representation of an existing edge behind `node` too: both share one grid. Returns the new node."""
     return _insert_edge(program, node, str(edge.target))
+
+
+def release_edge(program: Program, target: str) -> None:
+    """Take the representation of activations called `target` off all edges that it stands on."""
+    for edge in [node for node in program.graph.nodes if node.op == "call_module" and node.target == target]:
+        edge.replace_all_uses_with(edge.all_input_nodes[0])
+        program.graph.erase_node(edge)
+    program.delete_submodule(target)
+    program.recompile()
 
 
 def representations(program: nn.Module, name: str) -> list[Representation]:
