@@ -169,10 +169,10 @@ def test_what_is_smaller_in_the_program_only_is_said_before_and_after(mine, tmp_
     assert run("compress", "--model", f"{mine}:model", *arguments) == 0
     printed = capfd.readouterr()
     said = " ".join(printed.err.split())
-    assert "holds it dense: quantize.WeightOnly: grouped int4 weights." in said
+    assert "holds it dense: quantize.WeightOnly: grouped int4 weights in groups of 4." in said
     assert "makes program.safetensors smaller, not the .onnx file, and nothing faster" in said
     receipt = json.loads(printed.out)
-    assert receipt["runtime"]["dense"] == "grouped int4 weights (3)"
+    assert receipt["runtime"]["dense"] == "grouped int4 weights in groups of 4 (3)"
     assert receipt["ratios"]["smaller"] == pytest.approx(1, abs=0.02)
     [entry] = receipt["journal"]
     content = (tmp_path / "out" / "program.safetensors").read_bytes()

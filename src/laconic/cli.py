@@ -146,7 +146,7 @@ def compress(
     job = prepare(Origin(model, data, weights, data_root, seed), threads)
     check_needs(steps, job.context)
     check_patterns(job.program, steps)
-    for note in not_kept(steps, module.KEEPS):
+    for note in not_kept(steps, module.KEEPS, job.program):
         _say(
             f"{runtime} does not execute this form as such and holds it dense: {note}. "
             f"It makes program.safetensors smaller, not the {module.SUFFIX} file, and nothing faster"

@@ -17,6 +17,7 @@ from laconic.data import fingerprint
 from laconic.errors import LaconicError, unknown
 from laconic.measure import macs
 from laconic.program import Program, capture, clone, packed_bytes, weights
+from laconic.program.lower import ALONE
 from laconic.receipt import JournalEntry
 from laconic.step import Step, field_notes, settings, step_name
 from laconic.store import Store, key
@@ -186,10 +187,22 @@ def check_patterns(program: Program, steps: Iterable[Step]) -> None:
                 raise LaconicError(f"recipe step {position}, {step_name(step)}: {error}") from None
 
 
-def not_kept(steps: Iterable[Step], keeps: frozenset[str]) -> list[str]:
-    """Say, before any work, which forms that steps leave behind a runtime does not execute as such and so holds dense."""
-    forms: dict[str, frozenset[str]] = {step_name(step): getattr(step, "forms", frozenset()) - keeps for step in steps}
-    return [f"{name}: {', '.join(sorted(missing))}" for name, missing in forms.items() if missing]
+def not_kept(steps: Iterable[Step], keeps: frozenset[str], program: Program | None = None) -> list[str]:
+    """Say, before any work, which forms that steps leave behind a runtime does not execute as such and so holds dense.
+
+    Of a `program`, also the layers that no runtime executes with integer weights under float activations, such as convolutions.
+    """
+    found = []
+    for step in steps:
+        forms: frozenset[str] = getattr(step, "forms", frozenset())
+        missing, alone = forms - keeps, any(" weights" in form for form in forms)
+        if missing:
+            found.append(f"{step_name(step)}: {', '.join(sorted(missing))}")
+        elif alone and program is not None:
+            chosen = weights(program, getattr(step, "include", ()), getattr(step, "exclude", ()))
+            layers = [weight.name.rpartition(".")[0] for weight in chosen if weight.kind not in ALONE]
+            found += [f"{step_name(step)}: {', '.join(sorted(forms))} of {', '.join(layers)}"] if layers else []
+    return found
 
 
 def _kind(value: Any) -> str:

@@ -63,7 +63,7 @@ def test_the_activation_that_hurts_stays_float_and_no_other(uneven, context):
     assert noise_of(made, uneven, context) >= 30
     assert len(edges(plain)) == 3
     assert {node.args[0].name for node in edges(made)} == {node.args[0].name for node in edges(plain)} - {"mul"}
-    assert f"activations of second (44% of the multiplications) stay float: signal to noise {before:.1f} ->" in context.notes[-1]
+    assert f"activations of second (43% of the multiplications) stay float: signal to noise {before:.1f} ->" in context.notes[-1]
 
 
 def test_nothing_stays_float_where_the_outputs_are_near_enough(uneven, context):
@@ -93,9 +93,12 @@ def test_outputs_are_those_of_the_network_in_eval_mode_and_it_stays_in_its_own()
 
 
 def test_convolutions_around_an_activation_in_float_are_named(program, splits):
-    context = Context(splits)
-    made = Static(activation_bits=3, ends_bits=3, signal_to_noise=12, bias_correction=False)(program, context)
-    note = context.notes[-1]
-    assert "stay float: signal to noise" in note
-    assert float(note.rpartition("-> ")[2].removesuffix(" dB")) >= 12
-    assert len(edges(made)) < 6
+    context, original = Context(splits), clone(program)
+    settings = {"activation_bits": 3, "ends_bits": 3, "bias_correction": False}
+    plain = Static(**settings)(clone(program), context)
+    before = noise_of(plain, original, context)
+    made = Static(**settings, signal_to_noise=before + 4)(program, context)
+    assert noise_of(made, original, context) >= before + 4
+    assert {str(node.target) for node in edges(made)} < {str(node.target) for node in edges(plain)}
+    named = context.notes[-1].partition("of ")[2].partition(" (")[0].split(", ")
+    assert set(named) <= {"stem", "left", "right", "down", "head"}

@@ -12,6 +12,7 @@ from laconic.data.imagenet_dev import imagenet_dev
 from laconic.data.mnist import mnist
 from laconic.data.npz import npz
 from laconic.data.places import data_root
+from laconic.data.sst2 import sst2
 from laconic.data.stories import stories260k
 from laconic.data.text import tinyshakespeare
 from laconic.errors import LaconicError, unknown
@@ -23,6 +24,7 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "cifar10": cifar10,
     "cifar10-jpeg": cifar10_jpeg,
     "imagenet-dev": imagenet_dev,
+    "sst2": sst2,
     "stories260k": stories260k,
     "tinyshakespeare": tinyshakespeare,
 }

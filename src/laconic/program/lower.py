@@ -26,7 +26,8 @@ aten = torch.ops.aten
 
 _PADDING = (aten.pad.default, aten.constant_pad_nd.default)
 _BLOCK = 16  # entries that kernels for groups work on at once
-_ALONE = (aten.linear.default, aten.embedding.default)  # readers of codes under float activations
+ALONE = ("linear", "embedding")  # kinds of layers that runtimes execute with codes under float activations
+_ALONE = (aten.linear.default, aten.embedding.default)
 
 _library = torch.library.Library("laconic", "DEF")
 _library.define("quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor")

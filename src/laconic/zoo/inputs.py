@@ -13,6 +13,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "digits_cnn": (1, 8, 8),
     "lenet300": (1, 28, 28),
     "lenet5": (1, 28, 28),
+    "minilm": (64,),
     "mobilenet_v2": (3, 224, 224),
     "resnet20": (3, 32, 32),
     "resnet56": (3, 32, 32),

@@ -12,6 +12,7 @@ from laconic.zoo.char_transformer import char_transformer
 from laconic.zoo.digits import digits_cnn
 from laconic.zoo.lenet import lenet5, lenet300
 from laconic.zoo.llama import stories260k
+from laconic.zoo.minilm import minilm
 from laconic.zoo.mobilenet import mobilenet_v2
 from laconic.zoo.resnet import resnet20, resnet56, shortcut_of
 from laconic.zoo.weights import load_weights, read_weights
@@ -21,6 +22,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "digits_cnn": digits_cnn,
     "lenet300": lenet300,
     "lenet5": lenet5,
+    "minilm": minilm,
     "mobilenet_v2": mobilenet_v2,
     "resnet20": resnet20,
     "resnet56": resnet56,
