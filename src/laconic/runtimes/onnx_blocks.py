@@ -66,9 +66,9 @@ def blocks_of(codes: NDArray[Any], scale: NDArray[np.float32], zero_point: NDArr
     lift = middle if codes.dtype == np.int8 else 0
     unsigned, zero = codes.astype(np.int32) + lift, zero_point.astype(np.int32) + lift
     filled = np.pad(unsigned, ((0, 0), (0, count * size - inputs)))
-    scale, zero = (np.repeat(array, count // shape[1], axis=1) for array in (scale, zero))
-    held = None if (zero == middle).all() else _packed(zero, bits)
-    return Blocks(bits, size, inputs, _packed(filled, bits).reshape(outputs, count, -1), scale.astype(np.float32), held)
+    scales, zeros = np.repeat(scale, count // shape[1], axis=1), np.repeat(zero, count // shape[1], axis=1)
+    held = None if (zeros == middle).all() else _packed(zeros, bits)
+    return Blocks(bits, size, inputs, _packed(filled, bits).reshape(outputs, count, -1), scales.astype(np.float32), held)
 
 
 def _width(codes: NDArray[Any], zero_point: NDArray[Any], group: int | None) -> int:
@@ -89,8 +89,8 @@ def _packed(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Pack rows of codes into bytes, the first in the lowest bits; rows are filled up with zeros."""
     share = 8 // bits
     rows = np.pad(codes, ((0, 0), (0, -codes.shape[1] % share))).astype(np.uint8).reshape(len(codes), -1, share)
-    shifted: NDArray[np.uint8] = rows << (np.arange(share, dtype=np.uint8) * np.uint8(bits))
-    return np.bitwise_or.reduce(shifted, axis=2)
+    joined: NDArray[np.uint8] = np.bitwise_or.reduce(rows << (np.arange(share, dtype=np.uint8) * np.uint8(bits)), axis=2)
+    return joined
 
 
 def write_in_blocks(model: "onnx.ModelProto") -> None:
@@ -160,7 +160,7 @@ def _replace(graph: "onnx.GraphProto", reader: _Reader, codes: str, blocks: Bloc
     is_lookup = reader.node.op_type == "Gather"
     arrays, prefix = _arrays(blocks, is_lookup), f"{codes.removesuffix('_codes')}_{'lookup' if is_lookup else 'product'}"
     held = [_store(graph, f"{prefix}_{name}", array) for name, array in arrays.items()]
-    attributes = {"bits": blocks.bits, "block_size": blocks.size}
+    attributes: dict[str, Any] = {"bits": blocks.bits, "block_size": blocks.size}
     if is_lookup:
         kind, inputs = "GatherBlockQuantized", [held[0], reader.data, *held[1:]]
         attributes |= {"gather_axis": 0, "quantize_axis": 1}
@@ -177,7 +177,7 @@ def _replace(graph: "onnx.GraphProto", reader: _Reader, codes: str, blocks: Bloc
 def _arrays(blocks: Blocks, is_lookup: bool) -> dict[str, NDArray[Any]]:
     """Return the tensors as a lookup (by row, without what fills up the last block) or a product (by block) takes them."""
     rows = blocks.codes.reshape(len(blocks.codes), -1)[:, : -(-blocks.inputs * blocks.bits // 8)]
-    found = {"codes": rows if is_lookup else blocks.codes, "scale": blocks.scale}
+    found: dict[str, NDArray[Any]] = {"codes": rows if is_lookup else blocks.codes, "scale": blocks.scale}
     return found if blocks.zero_point is None else found | {"zero_point": blocks.zero_point}
 
 

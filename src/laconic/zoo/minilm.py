@@ -90,7 +90,7 @@ class SentenceEncoder(nn.Module):
         """Return embeddings `(n, width)` of length 1 for ids `(n, positions)`, sentences filled up with 0."""
         words = (ids != _PADDING).to(self.embeddings.word_embeddings.weight.dtype)
         hidden, mask = self.embeddings(ids), (1 - words)[:, None, None, :] * _FAR
-        for layer in self.encoder["layer"]:
+        for layer in self.encoder["layer"].children():
             hidden = layer(hidden, mask)
         mean = (hidden * words[:, :, None]).sum(1) / words.sum(1, keepdim=True).clamp_min(1)
         return F.normalize(mean, dim=1)
