@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from laconic.numeric.codebook import nearest
-from laconic.numeric.rounding import broadcast, consecutive_groups, levels, round_through, through
+from laconic.numeric.learned_step import learned_step, nearest_multiple
+from laconic.numeric.rounding import broadcast, consecutive_groups, levels, through
 from laconic.program.forms import Quantizer
 
 
@@ -46,6 +47,11 @@ class Scaled(Quantizer):
     def step(self) -> Tensor:
         """The scale, positive whatever training made of the parameter."""
         return self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny)
+
+    @property
+    @abstractmethod
+    def is_symmetric(self) -> bool:
+        """Whether the level of -x is always minus that of x."""
 
     def spread(self, values: Tensor, dense: Tensor) -> Tensor:
         """Shape `values`, one for each scale, so that they multiply `dense`."""
@@ -137,6 +143,11 @@ class Uniform(Scaled):
         """How many codes there are."""
         return 1 << self.bits
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether codes go as far below 0 as above."""
+        return self.signed and self.narrow and not bool(self.zero_point.any())
+
     def settings(self) -> dict[str, Any]:
         """Return width, sign, axis and whether the lowest code is unused."""
         return {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": self.narrow}
@@ -149,14 +160,14 @@ class Uniform(Scaled):
     def codes(self, dense: Tensor) -> Tensor:
         """Return the whole-number code of every entry, signed where the grid is, as float."""
         low, high = levels(self.bits, self.signed)
-        low += self.narrow
         scale, zero_point = self._grid(dense)
-        return round_through(torch.clamp(dense.float() / scale, low - zero_point, high - zero_point)) + zero_point
+        return nearest_multiple(dense.float() / scale, low + self.narrow - zero_point, high - zero_point) + zero_point
 
     def forward(self, dense: Tensor) -> Tensor:
         """Return the nearest level to every entry."""
+        low, high = levels(self.bits, self.signed)
         scale, zero_point = self._grid(dense)
-        return ((self.codes(dense) - zero_point) * scale).to(dense.dtype)
+        return learned_step(dense, scale, low + self.narrow - zero_point, high - zero_point)
 
     def encode(self, dense: Tensor) -> Tensor:
         """Return the code of every entry, counted from 0."""
@@ -207,6 +218,11 @@ class Codebook(Scaled):
     def base(self) -> int:
         """How many codes there are."""
         return len(self.levels)
+
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the table is."""
+        return torch.equal(self.levels, -self.levels.flip(0))
 
     def settings(self) -> dict[str, Any]:
         """Return the table's name and the axis."""

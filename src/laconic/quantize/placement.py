@@ -1,5 +1,6 @@
 """Where activation quantizers stand, so that the runtimes' integer kernels are used: around every convolution, linear layer and sum."""
 
+from collections.abc import Collection, Iterable
 from typing import Any
 
 import torch
@@ -26,29 +27,34 @@ _SAME_VALUES = (  # move or choose values, so that the grid before them is the g
 )
 
 
-def quantized_points(program: Program, chosen: list[Weight]) -> dict[fx.Node, list[fx.Node]]:
+def quantized_points(program: Program, chosen: list[Weight], norms: Collection[fx.Node] = ()) -> dict[fx.Node, list[fx.Node]]:
     """Return the nodes to quantize, each with the later nodes that carry the same values and share its grid.
 
     A value is quantized where an integer kernel reads or writes it; between a kernel and the activation fused into it there is no
-    quantizer, and the network's own output stays float.
+    quantizer, nor between it and one of `norms`, which will be folded into it; and the network's own output stays float.
     """
     kernels = {reader for weight in chosen for reader in weight.readers if weight.kind != "embedding"}
-    sums = [node for node in program.graph.nodes if node.target in _SUMS and _adds_activations(node, kernels)]
+    sums = [node for node in program.graph.nodes if node.target in _SUMS and _adds_activations(node, kernels, norms)]
     points: dict[fx.Node, list[fx.Node]] = {}
     for node in program.graph.nodes:
         if node in kernels or node in sums:
             for value in node.args[: 2 if node in sums else 1]:
-                _add(points, _before_padding(value))
-            _add(points, _last_fused(node))
+                _add(points, before_padding(value), norms)
+            _add(points, _last_fused(node, norms), norms)
     outputs = {value for node in program.graph.nodes if node.op == "output" for value in node.all_input_nodes}
     return {node: shared for node, shared in points.items() if node not in outputs}
 
 
-def readers_grids(points: dict[fx.Node, list[fx.Node]], kernels: set[fx.Node]) -> set[fx.Node]:
-    """Return the quantized points, as `quantized_points` gave them, that some kernels read."""
-    point_of = {value: point for point, shared in points.items() for value in (point, *shared)}
-    read = [_before_padding(kernel.all_input_nodes[0]) for kernel in kernels]
-    return {point_of[value] for value in read if value in point_of}
+def readers(values: Iterable[fx.Node]) -> set[fx.Node]:
+    """Return the operations that compute with any of some values, behind what only moves them or puts zeros around them."""
+    found, waiting = set[fx.Node](), list(values)
+    for value in waiting:
+        for user in value.users:
+            if user.target in _SAME_VALUES or before_padding(user) is not user:
+                waiting.append(user)
+            else:
+                found.add(user)
+    return found
 
 
 def end_kernels(program: Program) -> set[fx.Node]:
@@ -64,11 +70,11 @@ def end_kernels(program: Program) -> set[fx.Node]:
     return found
 
 
-def _adds_activations(node: fx.Node, kernels: set[fx.Node]) -> bool:
+def _adds_activations(node: fx.Node, kernels: set[fx.Node], norms: Collection[fx.Node]) -> bool:
     """Say whether both operands are activations and at least one comes straight from an integer kernel."""
     operands: list[Any] = list(node.args[:2])
     activations = all(isinstance(o, fx.Node) and o.op == "call_function" and _is_float(o) for o in operands)
-    return activations and any(_origin(operand) in kernels for operand in operands)
+    return activations and any(_origin(operand, norms) in kernels for operand in operands)
 
 
 def _is_float(node: fx.Node) -> bool:
@@ -76,28 +82,30 @@ def _is_float(node: fx.Node) -> bool:
     return isinstance(value, torch.Tensor) and value.is_floating_point()
 
 
-def _origin(node: fx.Node) -> fx.Node:
-    while node.target in (*_FUSED, *_SAME_VALUES):
+def _origin(node: fx.Node, norms: Collection[fx.Node]) -> fx.Node:
+    while node.target in (*_FUSED, *_SAME_VALUES) or node in norms:
         node = node.all_input_nodes[0]
     return node
 
 
-def _last_fused(node: fx.Node) -> fx.Node:
+def _last_fused(node: fx.Node, norms: Collection[fx.Node]) -> fx.Node:
     users = list(node.users)
+    if len(users) == 1 and users[0] in norms:
+        return _last_fused(users[0], norms)
     return users[0] if len(users) == 1 and users[0].target in _FUSED else node
 
 
-def _before_padding(node: fx.Node) -> fx.Node:
-    """Zeros put around a picture belong to the convolution that reads it."""
+def before_padding(node: fx.Node) -> fx.Node:
+    """Return what zeros are put around, where `node` does that, for they belong to the convolution that reads it; else `node`."""
     zeros = node.target in (aten.pad.default, aten.constant_pad_nd.default) and not any(node.args[2:]) and not node.kwargs
     return node.all_input_nodes[0] if zeros or (node.target is aten.pad.default and node.args[2:] == ("constant", 0.0)) else node
 
 
-def _add(points: dict[fx.Node, list[fx.Node]], node: fx.Node) -> None:
+def _add(points: dict[fx.Node, list[fx.Node]], node: fx.Node, norms: Collection[fx.Node]) -> None:
     source = node
     while source.target in _SAME_VALUES:
         source = source.all_input_nodes[0]
-    if not _is_quantizable(source):
+    if not _is_quantizable(source) and source not in norms:
         source = node
     shared = points.setdefault(source, [])
     if node is not source and node not in shared:

@@ -15,14 +15,13 @@ from torch import Tensor
 from laconic.context import Context
 from laconic.errors import NotApplicableError
 from laconic.numeric.rounding import mean_square_scale, per_channel, symmetric_scale
-from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, represent, represent_edge, tidy, weights
-from laconic.program.fold import bias_of
-from laconic.program.represent import edges, representations, share_edge
-from laconic.quantize.calibrate import Ranges, activation_grids, calibration_inputs
+from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, weights
+from laconic.program.represent import edges
+from laconic.quantize.calibrate import Ranges, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.equalize import equalize
+from laconic.quantize.grids import even_widths, put_grids
 from laconic.quantize.learned_rounding import round_layers
-from laconic.quantize.placement import end_kernels, quantized_points, readers_grids
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
@@ -42,6 +41,7 @@ class Static:
     weight_bits: Bits = 8
     activation_bits: Bits = 8
     ends_bits: Bits = 8  # at least so many for the layers that read the network's input or make its output, and for what they read
+    sum_bits: Bits = 8  # at least so many for activations that sums and poolings read, as in residual networks
     weight_granularity: Literal["tensor", "channel"] = "channel"  # one scale per tensor of weights, or per output channel
     ranges: Ranges = "mean-square"  # of activations
     weight_ranges: Literal["min-max", "mean-square"] = "min-max"
@@ -56,8 +56,10 @@ class Static:
     @property
     def forms(self) -> frozenset[str]:
         """What the runtime must execute."""
-        widths = {("int", self.weight_bits), ("uint", self.activation_bits)}
-        return frozenset(f"{kind}{max(bits, least)}" for kind, bits in widths for least in (bits, self.ends_bits))
+        weights, activations = {self.weight_bits, self.ends_bits}, {self.activation_bits, self.ends_bits, self.sum_bits}
+        least = {"int": self.weight_bits, "uint": self.activation_bits}
+        named = [("int", bits) for bits in weights] + [("uint", bits) for bits in activations]
+        return frozenset(f"{kind}{max(bits, least[kind])}" for kind, bits in named)
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Register quantizers on weights and edges, then correct the biases."""
@@ -83,23 +85,9 @@ class Static:
 
     def _quantize(self, program: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> None:
         """Put every chosen weight and the activations around them on a grid."""
-        ends = end_kernels(program)
-        points = quantized_points(program, chosen)
-        wide = readers_grids(points, {reader for weight in chosen for reader in weight.readers if reader in ends})
-        bits = {node: max(self.activation_bits, self.ends_bits if node in wide else 0) for node in points}
-        grids = activation_grids(program, batches, bits, self.ranges, self.percentile)
-        for weight in chosen:
-            width = max(self.weight_bits, self.ends_bits if ends.intersection(weight.readers) else 0)
-            represent(program, weight.name, self._weight_grid(weight, width))
-        for node, grid in grids.items():
-            edge = represent_edge(program, node, grid)
-            for later in points[node]:
-                share_edge(program, later, edge)
-        tidy(program)
-        for weight in chosen:
-            _make_room_for_bias(program, weight)
-        widths = [form.bits for weight in chosen for form in representations(program, weight.name) if isinstance(form, Uniform)]
-        context.note(f"{_counted(widths, 'weights')}, {_counted(list(bits.values()), 'activations')}")
+        widths = even_widths(program, chosen, self.weight_bits, self.activation_bits, self.ends_bits, self.sum_bits)
+        placed = put_grids(program, chosen, batches, widths, self._weight_grid, self.ranges, self.percentile)
+        context.note(f"{_counted(list(widths.weights.values()), 'weights')}, {_counted(list(placed.values()), 'activations')}")
 
     def _weight_grid(self, weight: Weight, bits: int) -> Uniform:
         axis = weight.axis if self.weight_granularity == "channel" else None
@@ -129,16 +117,6 @@ def _counted(widths: list[int], what: str) -> str:
     """
     counts = [(widths.count(bits), bits) for bits in sorted(set(widths))]
     return ", ".join(f"{count} {what} at {bits} bits" if i == 0 else f"{count} at {bits}" for i, (count, bits) in enumerate(counts))
-
-
-def _make_room_for_bias(program: Program, weight: Weight) -> None:
-    """Widen the scales of channels with tiny weights beside a large bias, which would not fit 32 bits at the scale of the products."""
-    grid = representations(program, weight.name)[-1]
-    for reader in weight.readers:
-        bias, source = bias_of(program, reader), edges(program).get(reader.all_input_nodes[0])
-        if bias is not None and isinstance(source, Uniform) and isinstance(grid, Uniform):
-            least = (bias.abs() / (source.step * 2**30)).detach()
-            grid.scale.data = torch.maximum(grid.scale.data, least if grid.axis is not None else least.amax())
 
 
 def _within_memory(program: Program, inputs: Tensor) -> Tensor:
