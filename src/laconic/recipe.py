@@ -178,10 +178,11 @@ def check_patterns(program: Program, steps: Iterable[Step]) -> None:
         LaconicError: names the step, the pattern and the layers there are.
     """
     for position, step in enumerate(steps, start=1):
-        include, exclude = getattr(step, "include", ()), getattr(step, "exclude", ())
-        if include or exclude:
+        include, exclude, wide = (getattr(step, name, ()) for name in ("include", "exclude", "wide"))
+        if include or exclude or wide:
             try:
                 weights(program, include, exclude)
+                weights(program, wide)
             except LaconicError as error:
                 raise LaconicError(f"recipe step {position}, {step_name(step)}: {error}") from None
 

@@ -19,7 +19,7 @@ from laconic.numeric.rounding import broadcast, levels
 from laconic.program.forms import Quantizer, Representation, quantizer_of
 from laconic.program.program import Program, clone, place, read, tidy
 from laconic.program.represent import bake, edges, representations, represented
-from laconic.program.scaled import Uniform
+from laconic.program.scaled import Codebook, Uniform
 from laconic.program.walk import argument
 
 aten = torch.ops.aten
@@ -82,10 +82,19 @@ class Lowered:
 
 def unsupported(program: Program, keeps: frozenset[str]) -> tuple[str, ...]:
     """Say, before any work, what a runtime that executes `keeps` would not keep in its form."""
-    weights = [(name, _word(program, name, form, keeps)) for name, forms in represented(program) for form in forms]
+    weights = [(name, form) for name, forms in represented(program) for form in forms]
     activations = [(str(node), form.name) for node, form in edges(program).items()]
-    found = [f"{name}: {word}" for name, word in weights if word not in keeps]
+    found = [
+        f"{name}: {_word(program, name, form, keeps)}"
+        for name, form in weights
+        if _word(program, name, _in_whole_numbers(form), keeps) not in keeps
+    ]
     return tuple(found + [f"{name}: activations {word}" for name, word in activations if word not in keeps])
+
+
+def _in_whole_numbers(form: Representation) -> Representation:
+    """Return the grid of whole numbers that a table of levels lies on, where there is one, such as of binary weights; else the form."""
+    return form.whole() or form if isinstance(form, Codebook) else form
 
 
 def _word(program: Program, name: str, form: Representation, keeps: frozenset[str]) -> str:
@@ -126,7 +135,8 @@ def lower(program: Program, keeps: frozenset[str]) -> Lowered:
 
 def _kept_grid(program: Program, name: str, keeps: frozenset[str]) -> Uniform | None:
     """Return the quantizer whose codes can be written: the last form, masks aside, since a zero has a code too."""
-    grid = quantizer_of(representations(program, name))
+    quantizer = quantizer_of(representations(program, name))
+    grid = None if quantizer is None else _in_whole_numbers(quantizer)
     return grid if isinstance(grid, Uniform) and _word(program, name, grid, keeps) in keeps else None
 
 

@@ -1,18 +1,21 @@
 """Grids on a whole network: weights on theirs, activations on those around every integer kernel, each of its own width."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx
 
 from laconic.numeric.rounding import asymmetric_grid
-from laconic.program import Program, Uniform, Weight, represent, represent_edge, tidy
+from laconic.program import Mask, Program, Quantizer, Uniform, Weight, represent, represent_edge, tidy
 from laconic.program.fold import bias_of, foldable_norms
+from laconic.program.forms import kept, quantizer_of
 from laconic.program.represent import edges, representations, share_edge
 from laconic.program.scaled import Scaled
 from laconic.quantize.calibrate import Ranges, histograms_of, value_range
 from laconic.quantize.placement import before_padding, end_kernels, quantized_points, readers
+
+KINDS = ("conv1d", "conv2d", "conv3d", "linear")  # of layers that compute on integers
 
 
 @dataclass(frozen=True)
@@ -24,10 +27,18 @@ class Widths:
     others: int = 8  # of values that no layer reads: sums, poolings and the like do
 
 
-def even_widths(program: Program, chosen: list[Weight], weight_bits: int, activation_bits: int, ends_bits: int, sum_bits: int) -> Widths:
-    """Return the same widths for all layers, but for the ends of the network, which have at least `ends_bits`."""
+def even_widths(
+    program: Program,
+    chosen: list[Weight],
+    weight_bits: int,
+    activation_bits: int,
+    ends_bits: int,
+    sum_bits: int,
+    wide: Collection[str] = (),
+) -> Widths:
+    """Return the same widths for all layers, but for the ends of the network and those named in `wide`, which have at least `ends_bits`."""
     ends = end_kernels(program)
-    at_end = {weight.name for weight in chosen if ends.intersection(weight.readers)}
+    at_end = {weight.name for weight in chosen if weight.name in wide or ends.intersection(weight.readers)}
     return Widths(
         {weight.name: max(weight_bits, ends_bits if weight.name in at_end else 0) for weight in chosen},
         {weight.name: max(activation_bits, ends_bits if weight.name in at_end else 0) for weight in chosen},
@@ -70,7 +81,8 @@ def put_grids(
         return Uniform(*asymmetric_grid(low, high, width), width, signed=False)
 
     for weight in chosen:
-        represent(program, weight.name, weight_grid(weight, widths.weights[weight.name]))
+        keep = kept(representations(program, weight.name))
+        represent_weight(program, weight.name, weight_grid(weight, widths.weights[weight.name]), keep)
     placed, origin = dict[fx.Node, int](), dict[fx.Node, fx.Node]()
     for point, shared in points.items():
         first = represent_edge(program, point, grid(point, bits[point]))
@@ -82,6 +94,13 @@ def put_grids(
     for weight in chosen:
         make_room_for_bias(program, weight)
     return placed
+
+
+def represent_weight(program: Program, name: str, quantizer: Quantizer, keep: Tensor | None) -> None:
+    """Quantize a weight; entries that are held at zero, where `keep` is False, stay so on a grid without a level there too."""
+    represent(program, name, quantizer)
+    if keep is not None and isinstance(quantizer, Scaled) and not quantizer.holds_zero:
+        represent(program, name, Mask(keep))
 
 
 def _narrower(kernels: Mapping[fx.Node, int], bits: Mapping[fx.Node, int]) -> dict[tuple[fx.Node, int], list[fx.Node]]:
@@ -97,9 +116,12 @@ def _narrower(kernels: Mapping[fx.Node, int], bits: Mapping[fx.Node, int]) -> di
 
 def make_room_for_bias(program: Program, weight: Weight) -> None:
     """Widen the scales of channels with tiny weights beside a large bias, which would not fit 32 bits at the scale of the products."""
-    grid = representations(program, weight.name)[-1]
+    grid = quantizer_of(representations(program, weight.name))
+    if not isinstance(grid, Scaled):
+        return
     for reader in weight.readers:
         bias, source = bias_of(program, reader), edges(program).get(before_padding(reader.all_input_nodes[0]))
-        if bias is not None and isinstance(source, Uniform) and isinstance(grid, Scaled):
+        if bias is not None and isinstance(source, Uniform):
             least = (bias.abs() / (source.step * 2**30)).detach()
-            grid.scale.data = torch.maximum(grid.scale.data, least if grid.axis is not None else least.amax())
+            least = least.amax() if grid.axis is None else least.reshape(-1, *[1] * (grid.scale.ndim - 1))
+            grid.scale.data = torch.maximum(grid.step.detach(), least)

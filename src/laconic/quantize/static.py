@@ -20,14 +20,13 @@ from laconic.program.represent import edges
 from laconic.quantize.calibrate import Ranges, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.equalize import equalize
-from laconic.quantize.grids import even_widths, put_grids
+from laconic.quantize.grids import KINDS, even_widths, put_grids
 from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
 Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
 
-_KINDS = ("conv1d", "conv2d", "conv3d", "linear")
 _CORRECTION_BYTES = 256 * 2**20  # of the largest activation while biases are corrected
 
 
@@ -64,7 +63,7 @@ class Static:
     def __call__(self, program: Program, context: Context) -> Program:
         """Register quantizers on weights and edges, then correct the biases."""
         folded = fold_batch_norm(program)
-        chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in _KINDS]
+        chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in KINDS]
         if not chosen:
             raise NotApplicableError("quantize.Static found no convolution or linear layer")
         if edges(program):
@@ -87,7 +86,7 @@ class Static:
         """Put every chosen weight and the activations around them on a grid."""
         widths = even_widths(program, chosen, self.weight_bits, self.activation_bits, self.ends_bits, self.sum_bits)
         placed = put_grids(program, chosen, batches, widths, self._weight_grid, self.ranges, self.percentile)
-        context.note(f"{_counted(list(widths.weights.values()), 'weights')}, {_counted(list(placed.values()), 'activations')}")
+        context.note(f"{counted(list(widths.weights.values()), 'weights')}, {counted(list(placed.values()), 'activations')}")
 
     def _weight_grid(self, weight: Weight, bits: int) -> Uniform:
         axis = weight.axis if self.weight_granularity == "channel" else None
@@ -109,10 +108,10 @@ class Static:
         context.note(f"biases corrected on {len(inputs)} calibration inputs, by at most {largest:.3g}")
 
 
-def _counted(widths: list[int], what: str) -> str:
+def counted(widths: list[int], what: str) -> str:
     """Say how many there are of each width.
 
-    >>> _counted([8, 4, 4, 8], "weights")
+    >>> counted([8, 4, 4, 8], "weights")
     '2 weights at 4 bits, 2 at 8'
     """
     counts = [(widths.count(bits), bits) for bits in sorted(set(widths))]

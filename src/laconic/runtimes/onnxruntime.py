@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from laconic.program.lower import Lowered
 
 PACKAGE = "onnxruntime"
-KEEPS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(2, 9))
+KEEPS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(1, 9))
 SUFFIX = ".onnx"
 __all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "version"]
 
