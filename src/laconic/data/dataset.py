@@ -40,6 +40,14 @@ class Split:
     def __len__(self) -> int:
         return len(self.inputs)
 
+    @property
+    def limits(self) -> tuple[float, float] | None:
+        """The lowest and highest number that a network can be given, from how inputs are stored; None where they are no bytes."""
+        if self.inputs.dtype != np.uint8:
+            return None
+        mean, std = np.array(self.mean or (0.0,)), np.array(self.std or (1.0,))
+        return float(((0 - mean) / std).min()), float(((255 - mean) / std).max())
+
     def take(self, indices: Any) -> "Split":
         """Return the examples at `indices` (anything that indexes the first axis of an array)."""
         return replace(self, inputs=self.inputs[indices], labels=self.labels[indices])

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from laconic.numeric.ranges import Histogram
 from laconic.numeric.rounding import asymmetric_grid
 from laconic.program import Mask, Program, Quantizer, Uniform, Weight, represent, represent_edge, tidy
 from laconic.program.fold import bias_of, foldable_norms
@@ -54,6 +55,7 @@ def put_grids(
     weight_grid: Callable[[Weight, int], Scaled],
     ranges: Ranges = "mean-square",
     percentile: float = 0.9999,
+    histograms: Mapping[fx.Node, Histogram] | None = None,
 ) -> dict[fx.Node, int]:
     """Put every chosen weight and the activations around them on a grid, in place; returns the activations' widths, by the new nodes.
 
@@ -67,17 +69,18 @@ def put_grids(
         weight_grid: makes the quantizer of a weight of so many bits.
         ranges: how the ranges of activations are chosen.
         percentile: share of values inside a range, for `ranges="percentile"`.
+        histograms: of the values of `points_of`, in place of those on the inputs.
 
     Raises:
         LaconicError: values that are not finite, or all zero.
     """
-    points = quantized_points(program, chosen, foldable_norms(program))
+    points = points_of(program, chosen)
     kernels = {reader: widths.inputs[weight.name] for weight in chosen for reader in weight.readers}
     bits = {point: max(kernels.get(reader, widths.others) for reader in readers([point, *points[point]])) for point in points}
-    histograms = histograms_of(program, list(points), [(inputs,) for inputs in batches], needs_counts=ranges != "min-max")
+    seen = histograms or histograms_of(program, list(points), [(inputs,) for inputs in batches], needs_counts=ranges != "min-max")
 
     def grid(point: fx.Node, width: int) -> Uniform:
-        low, high = (torch.tensor(limit) for limit in value_range(histograms[point], width, ranges, percentile))
+        low, high = (torch.tensor(limit) for limit in value_range(seen[point], width, ranges, percentile))
         return Uniform(*asymmetric_grid(low, high, width), width, signed=False)
 
     for weight in chosen:
@@ -94,6 +97,11 @@ def put_grids(
     for weight in chosen:
         make_room_for_bias(program, weight)
     return placed
+
+
+def points_of(program: Program, chosen: list[Weight]) -> dict[fx.Node, list[fx.Node]]:
+    """Return the nodes whose values `put_grids` quantizes, each with the later nodes that share its grid."""
+    return quantized_points(program, chosen, foldable_norms(program))
 
 
 def represent_weight(program: Program, name: str, quantizer: Quantizer, keep: Tensor | None) -> None:

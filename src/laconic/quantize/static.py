@@ -1,26 +1,30 @@
-"""Static post-training quantization to integers of 2 to 8 bits, with the ranges of activations from calibration inputs.
+"""Static post-training quantization to integers of 2 to 8 bits, with the ranges of activations from calibration inputs or batch norm.
 
 Source: B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018;
 R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper", arXiv:1806.08342, section 3
 (per-channel weights).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, fx
 
 from laconic.context import Context
 from laconic.errors import NotApplicableError
+from laconic.numeric.ranges import Histogram
 from laconic.numeric.rounding import mean_square_scale, per_channel, symmetric_scale
+from laconic.numeric.spread import Spread
 from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, weights
 from laconic.program.represent import edges
 from laconic.quantize.calibrate import Ranges, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
+from laconic.quantize.data_free import assumed_histograms, correct_by_means, norm_spreads, value_spreads
 from laconic.quantize.equalize import equalize
-from laconic.quantize.grids import KINDS, even_widths, put_grids
+from laconic.quantize.grids import KINDS, even_widths, points_of, put_grids
 from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
@@ -32,7 +36,7 @@ _CORRECTION_BYTES = 256 * 2**20  # of the largest activation while biases are co
 
 @step
 class Static:
-    """Quantize weights and activations to integers with ranges set on calibration inputs; folds batch norm first.
+    """Quantize weights and activations to integers; ranges come from calibration inputs or batch norm, which is folded first.
 
     Smaller (at 8 bits a quarter of the bytes) and faster (integer kernels), without training.
     """
@@ -42,7 +46,9 @@ class Static:
     ends_bits: Bits = 8  # at least so many for the layers that read the network's input or make its output, and for what they read
     sum_bits: Bits = 8  # at least so many for activations that sums and poolings read, as in residual networks
     weight_granularity: Literal["tensor", "channel"] = "channel"  # one scale per tensor of weights, or per output channel
-    ranges: Ranges = "mean-square"  # of activations
+    calibration: Literal["inputs", "statistics"] = "inputs"  # what ranges and biases are set by: inputs, or batch norm without any
+    input_range: tuple[float, float] | None = None  # of the network's inputs, only for calibration: statistics; none: that of stored bytes
+    ranges: Ranges | None = None  # of activations; none: mean-square on inputs, min-max on statistics
     weight_ranges: Literal["min-max", "mean-square"] = "min-max"
     percentile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9999  # share of values inside the range; only for ranges: percentile
     bias_correction: bool = True
@@ -52,6 +58,17 @@ class Static:
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
+    @model_validator(mode="after")
+    def _statistics_are_no_inputs(self) -> Self:
+        wants = [
+            name for name, on in (("equalization", self.equalization), (f"rounding: {self.rounding}", self.rounding != "nearest")) if on
+        ]
+        if self.calibration == "statistics" and wants:
+            raise ValueError(f"{' and '.join(wants)} needs calibration inputs; calibration: statistics has none")
+        if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
+            raise ValueError(f"input_range is the lowest and the highest number, in this order; got {list(self.input_range)}")
+        return self
+
     @property
     def forms(self) -> frozenset[str]:
         """What the runtime must execute."""
@@ -60,8 +77,13 @@ class Static:
         named = [("int", bits) for bits in weights] + [("uint", bits) for bits in activations]
         return frozenset(f"{kind}{max(bits, least[kind])}" for kind, bits in named)
 
+    @property
+    def _ranges(self) -> Ranges:
+        return self.ranges or ("mean-square" if self.calibration == "inputs" else "min-max")
+
     def __call__(self, program: Program, context: Context) -> Program:
         """Register quantizers on weights and edges, then correct the biases."""
+        norms = norm_spreads(program)
         folded = fold_batch_norm(program)
         chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in KINDS]
         if not chosen:
@@ -69,6 +91,8 @@ class Static:
         if edges(program):
             raise NotApplicableError("this network's activations are quantized already")
         check_unquantized(program, chosen)
+        if self.calibration == "statistics":
+            return self._from_statistics(program, chosen, norms, context)
         batches = calibration_inputs(program, context)
         if self.equalization:
             context.note(f"{len(equalize(program, batches))} weights equalized")
@@ -82,10 +106,30 @@ class Static:
             self._correct(program, original, chosen, batches, context)
         return program
 
-    def _quantize(self, program: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> None:
+    def _from_statistics(self, program: Program, chosen: list[Weight], norms: dict[str, Spread], context: Context) -> Program:
+        """Quantize a program whose batch norms, folded by now, were `norms`; no input is looked at."""
+        spreads = value_spreads(program, norms)
+        limits = self.input_range or context.splits.calibration.limits
+        histograms = assumed_histograms(list(points_of(program, chosen)), spreads, limits)
+        means = {node: spreads[source].mean for each in chosen for node in each.readers if (source := node.all_input_nodes[0]) in spreads}
+        self._quantize(program, chosen, [], context, histograms)
+        context.note(f"{len(norms)} batch norms folded")
+        if self.bias_correction:
+            largest = correct_by_means(program, chosen, means)
+            context.note(f"biases of {len(means)} layers corrected from batch norm, by at most {largest:.3g}")
+        return program
+
+    def _quantize(
+        self,
+        program: Program,
+        chosen: list[Weight],
+        batches: list[Tensor],
+        context: Context,
+        histograms: Mapping[fx.Node, Histogram] | None = None,
+    ) -> None:
         """Put every chosen weight and the activations around them on a grid."""
         widths = even_widths(program, chosen, self.weight_bits, self.activation_bits, self.ends_bits, self.sum_bits)
-        placed = put_grids(program, chosen, batches, widths, self._weight_grid, self.ranges, self.percentile)
+        placed = put_grids(program, chosen, batches, widths, self._weight_grid, self._ranges, self.percentile, histograms)
         context.note(f"{counted(list(widths.weights.values()), 'weights')}, {counted(list(placed.values()), 'activations')}")
 
     def _weight_grid(self, weight: Weight, bits: int) -> Uniform:
