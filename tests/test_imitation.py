@@ -31,6 +31,12 @@ def test_the_divergence_is_the_mean_over_the_batch():
     assert float(softened_divergence(student, teacher, 3.0)) == pytest.approx(sum(one_by_one) / 5)
 
 
+def test_every_position_of_a_sequence_is_an_answer_of_its_own():
+    student, teacher = torch.randn(2, 3, 4, 7).double()
+    flat = softened_divergence(student.reshape(12, 7), teacher.reshape(12, 7), 2.0)
+    assert float(softened_divergence(student, teacher, 2.0)) == pytest.approx(float(flat))
+
+
 def test_a_perfect_student_has_loss_zero_whatever_the_constant():
     teacher = torch.randn(6, 10).double()
     assert float(softened_divergence(teacher, teacher, 4.0)) == 0

@@ -58,6 +58,73 @@ def test_what_could_not_work_later_is_refused_now(model, data, words, mine):
         prepare(origin(mine, model, data), 1)
 
 
+TOKENS = """
+import numpy as np
+import torch
+from torch import nn
+import laconic
+
+
+def data(tokens=10, dtype=int):
+    windows = np.arange(9 * 80).reshape(80, 9) % tokens
+    split = laconic.Split(windows[:, :-1].astype(dtype), windows[:, 1:])
+    return laconic.Dataset(split, split)
+
+
+def too_many_tokens():
+    return data(12)
+
+
+def floats():
+    return data(dtype=float)
+
+
+def model():
+    return nn.Sequential(nn.Embedding(10, 6), nn.Linear(6, 10))
+
+
+def classifier():
+    return nn.Sequential(nn.Embedding(10, 6), nn.Flatten(), nn.Linear(48, 10))
+
+
+def dense():
+    return nn.Sequential(nn.Flatten(), nn.Linear(8, 10))
+"""
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    path = tmp_path_factory.mktemp("tokens") / "tokens.py"
+    path.write_text(TOKENS)
+    return path
+
+
+def test_a_language_model_is_a_job(tokens):
+    job = prepare(origin(tokens), 1)
+    assert job.program.inputs[0].dtype == torch.int64
+    assert job.program(*job.context.example()).shape == (2, 8, 10)
+
+
+@pytest.mark.parametrize(
+    ("model", "data", "words"),
+    [
+        ("model", "too_many_tokens", "token 11 of train is out of range: the network knows 10"),
+        ("classifier", "data", "one row of class scores per position"),
+        ("dense", "data", "int64 inputs of shape .* are taken for token ids"),
+        ("model", "floats", "float32 inputs of shape"),
+    ],
+)
+def test_tokens_that_do_not_fit_the_network_are_refused(model, data, words, tokens):
+    with pytest.raises(LaconicError, match=words):
+        prepare(origin(tokens, model, data), 1)
+
+
+def test_a_saved_program_says_which_type_of_inputs_it_takes(tokens, tmp_path):
+    save(prepare(origin(tokens), 1).program, tmp_path / "program.safetensors")
+    with pytest.raises(LaconicError, match="takes int64 inputs; the data gives float32"):
+        prepare(Origin(str(tmp_path / "program.safetensors"), f"{tokens}:floats"), 1)
+
+
 def test_without_training_data_the_description_says_what_selection_used(mine):
     model, data = described(prepare(origin(mine, data="without_training"), 1))
     assert data["validation"].startswith("the calibration part")

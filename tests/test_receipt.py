@@ -134,6 +134,12 @@ def test_a_wrong_receipt_is_told_with_the_place(receipt, tmp_path, change, messa
         read_receipt(tmp_path)
 
 
+def test_perplexity_stands_only_on_the_receipts_of_language_models(receipt, tmp_path):
+    assert "perplexity" not in to_json(receipt)
+    spoken = replace(receipt, after=replace(receipt.after, perplexity=4.2))
+    assert read_receipt(write_receipt(spoken, tmp_path).parent) == spoken
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "\x00\xff"])
 def test_a_file_that_is_no_receipt_is_told(tmp_path, text):
     (tmp_path / "receipt.json").write_text(text)

@@ -26,7 +26,7 @@ from laconic.numeric.rounding import consecutive_groups, per_group
 from laconic.program import Uniform, capture, clone, read, represent
 from laconic.program.cut import cut
 from laconic.program.groups import channel_groups
-from laconic.train import Epoch, Training, cross_entropy, fit, loop, progress, top1
+from laconic.train import Epoch, Training, cross_entropy, fit, log_likelihood, loop, progress, top1, usual_score
 from laconic.train.ema import exchanged, update
 from laconic.train.optimizer import decays, optimizer, scales
 from laconic.train.schedule import factor
@@ -398,6 +398,30 @@ def test_without_a_validation_split_nothing_is_scored():
 def test_top1_counts_right_answers_across_uneven_batches():
     split = Split(np.eye(5, dtype=np.float32), np.array([0, 1, 2, 0, 0]))
     assert top1(nn.Identity(), split, batch=2) == 3 / 5
+
+
+def test_sequences_are_learned_and_scored_at_every_position():
+    chances = torch.tensor([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], [[0.2, 0.2, 0.6], [0.3, 0.3, 0.4]]])
+    split = Split(chances.log().numpy(), np.array([[0, 1], [1, 2]]))
+    mean = math.log(0.5 * 0.8 * 0.2 * 0.4) / 4
+    assert log_likelihood(nn.Identity(), split, batch=1) == pytest.approx(mean)
+    assert float(cross_entropy(nn.Identity(), *split.batch(slice(None)))) == pytest.approx(-mean)
+    assert top1(nn.Identity(), split) == 3 / 4
+
+
+def test_the_usual_score_is_top1_of_classes_and_the_likelihood_of_sequences():
+    scores, labels = torch.randn(4, 3).numpy(), np.array([0, 1, 2, 0])
+    classes, sequences = Split(scores, labels), Split(scores.reshape(2, 2, 3), labels.reshape(2, 2))
+    assert usual_score(nn.Identity(), classes) == top1(nn.Identity(), classes)
+    assert usual_score(nn.Identity(), sequences) == log_likelihood(nn.Identity(), sequences)
+
+
+def test_a_network_learns_to_predict_the_next_token():
+    tokens = np.arange(9 * 64).reshape(64, 9) % 7
+    train = Split(tokens[:, :-1], tokens[:, 1:])
+    model = nn.Sequential(nn.Embedding(7, 16), nn.Linear(16, 7))
+    fitted = fit(model, train, Training(epochs=10, batch=8, learning_rate=0.5), validation=train)
+    assert fitted.score > math.log(0.9)
 
 
 def test_label_smoothing_is_a_partial():

@@ -169,6 +169,11 @@ def train(
     learning_rate: Annotated[float, typer.Option(help="At the height of the schedule.")] = 0.1,
     optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
     schedule: Annotated[str, typer.Option(help="cosine, one-cycle or constant.")] = "one-cycle",
+    warmup: Annotated[
+        float | None, typer.Option(help="Share of training in which the learning rate rises; default: the schedule's.")
+    ] = None,
+    weight_decay: Annotated[float, typer.Option(help="Pull of weights to zero.")] = 5e-4,
+    clip: Annotated[float | None, typer.Option(help="Largest norm of all gradients together.")] = None,
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
@@ -185,6 +190,7 @@ def train(
     from laconic.store import writable
 
     settings = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "optimizer": optimizer, "schedule": schedule}
+    settings |= {"warmup": warmup, "weight_decay": weight_decay, "clip": clip}
     steps = parse([{"tune.FineTune": settings}])
     if out.suffix != ".safetensors":
         raise LaconicError(f"--out must be a .safetensors file; got {out}")
@@ -197,8 +203,10 @@ def train(
     write_bytes(out, serialize(dense_state(program)))
     _remove(folder)
     score = job.context.score(program, job.splits.validation)
-    result = {"weights": str(out), "validation_accuracy": score, "model_sha256": fingerprint(program)}
-    _print(result, f"{out}: {score:.2%} on the validation split", as_json)
+    what, value = ("perplexity", math.exp(-score)) if job.splits.validation.sequences else ("accuracy", score)
+    result = {"weights": str(out), f"validation_{what}": value, "model_sha256": fingerprint(program)}
+    words = f"{value:.2%}" if what == "accuracy" else f"perplexity {value:.3f}"
+    _print(result, f"{out}: {words} on the validation split", as_json)
 
 
 @app.command()

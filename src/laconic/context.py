@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from laconic.data import Split, Splits
 from laconic.errors import LaconicError
 from laconic.program import Program
-from laconic.train import AfterBatch, Fitted, Loss, Training, cross_entropy, fit, top1
+from laconic.train import AfterBatch, Fitted, Loss, Training, cross_entropy, fit, usual_score
 
 Score: TypeAlias = Callable[[nn.Module, Split], float]
-"""How good a network is on a split; higher is better. For classifiers: the share of right answers."""
+"""How good a network is on a split; higher is better. For classifiers: the share of right answers; of sequences, nats of log-likelihood."""
 
 Latency: TypeAlias = Callable[[Program, Program], float]
 """The time that the second program takes on the runtime, as a share of the first's."""
@@ -25,7 +25,7 @@ class Context:
     """Everything around a program that a step may read. Frozen; only the journal grows."""
 
     splits: Splits
-    score: Score = top1
+    score: Score = usual_score
     teacher: Program | None = None  # the network as it came; `compress` sets it where it is None
     device: str = "cpu"
     seed: int = 0

@@ -75,7 +75,12 @@ def score(file: File, split: Split, purpose: str, job: Job, store: Store) -> dic
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:
     per_class = {str(number): share for number, share in accuracy.per_class.items()}
-    return {"top1": accuracy.top1, "top5": accuracy.top5, "per_class": per_class, "examples": accuracy.examples}
+    shares = {"top1": accuracy.top1, "top5": accuracy.top5, "per_class": per_class, "examples": accuracy.examples}
+    return {**shares, **_perplexity(accuracy)}
+
+
+def _perplexity(accuracy: Accuracy) -> dict[str, float]:
+    return {} if accuracy.perplexity is None else {"perplexity": accuracy.perplexity}
 
 
 def timed(before: File, after: File, job: Job, store: Store, batch: int = 1, seconds: float = _SECONDS) -> dict[str, Any]:
@@ -140,6 +145,7 @@ def _measurement(side: Exported, name: str, single: dict[str, Any], batched: dic
         latency_seconds=latency,
         throughput_batch=THROUGHPUT_BATCH,
         throughput_per_second=THROUGHPUT_BATCH / batched[name]["median"],
+        perplexity=scored.get("perplexity"),
         **_resources(side.file, job, store),
     )
 
@@ -258,6 +264,7 @@ def _alone(file: File, splits: Splits, threads: int) -> dict[str, Any]:
         **asdict(runtime(file.runtime).count(file.path)),
         "accuracy": scored.top1,
         "accuracy_top5": scored.top5,
+        **_perplexity(scored),
         "examples": scored.examples,
         "latency_seconds": asdict(median_interval(single)),
         "throughput_batch": THROUGHPUT_BATCH,

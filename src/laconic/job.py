@@ -8,7 +8,7 @@ from typing import Any
 
 import psutil
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from laconic import data, zoo
 from laconic.context import Context
@@ -89,7 +89,12 @@ def load_program(origin: Origin, context: Context | None, trained: bool = True) 
     try:
         return capture(model, example), only_in_training(model)
     except LaconicError as error:
-        raise LaconicError(f"{error}. The data gives inputs of shape {tuple(example[0].shape[1:])}") from error
+        raise LaconicError(f"{error}. The data gives {_in_words(example[0])}") from error
+
+
+def _in_words(batch: Tensor) -> str:
+    whole = "" if batch.is_floating_point() else "; whole numbers wider than a byte, without mean and std, are taken for token ids"
+    return f"{str(batch.dtype).removeprefix('torch.')} inputs of shape {tuple(batch.shape[1:])}{whole}"
 
 
 def check_finite(model: nn.Module) -> None:
@@ -110,20 +115,37 @@ def check_outputs(program: Program, context: Context) -> None:
     """Run the network on real inputs and compare its classes with the labels.
 
     Raises:
-        LaconicError: the inputs do not fit, the output is not one row of finite scores per example, or a label is beyond the classes.
+        LaconicError: the inputs do not fit, the output is not one row of finite scores per label, or a label or token is out of range.
     """
     example = context.example()
     wanted, came = [entry.shape for entry in program.inputs], [tuple(tensor.shape[1:]) for tensor in example]
     if wanted != came:
         raise LaconicError(f"the network takes inputs of shape {wanted[0]}, the data has {came[0]}; choose data or a size option that fits")
-    with torch.no_grad():
-        output = program(*example)
+    types = [entry.dtype for entry in program.inputs]
+    if any(dtype.is_floating_point != tensor.is_floating_point() for dtype, tensor in zip(types, example, strict=True)):
+        raise LaconicError(f"the network takes {str(types[0]).removeprefix('torch.')} inputs; the data gives {_in_words(example[0])}")
+    if (known := vocabulary(program)) is not None:
+        data.check_tokens(context.splits, known)
+    try:
+        with torch.no_grad():
+            output = program(*example)
+    except RuntimeError as error:  # capturing looks at shapes, not always at types
+        raise LaconicError(f"the network does not run: {error}. The data gives {_in_words(example[0])}") from error
     logits = output[0] if isinstance(output, tuple) else output
-    if logits.ndim != 2 or len(logits) != 2:
-        raise LaconicError(f"the network must return one row of class scores per example; 2 examples gave shape {tuple(logits.shape)}")
+    labels = context.splits.calibration.labels
+    rows = (2, *labels.shape[1:])
+    if logits.shape[:-1] != rows:
+        per = "position" if len(rows) > 1 else "example"
+        raise LaconicError(f"the network must return one row of class scores per {per}; 2 examples gave shape {tuple(logits.shape)}")
     if not torch.isfinite(logits).all():
         raise LaconicError("the network returns NaN or infinite scores on the data; check the weights and how inputs are normalised")
-    data.check_labels(context.splits, logits.shape[1])
+    data.check_labels(context.splits, logits.shape[-1])
+
+
+def vocabulary(program: Program) -> int | None:
+    """Return how many tokens the embedding that reads the input has rows for; None: no embedding does."""
+    lookups = [node for node in program.graph.nodes if node.target is torch.ops.aten.embedding.default and node.args[1].op == "placeholder"]
+    return min((int(node.args[0].meta["val"].shape[0]) for node in lookups), default=None)
 
 
 def out_folder(path: Path) -> tuple[Path, Store]:

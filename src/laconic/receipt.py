@@ -1,12 +1,13 @@
 """The receipt: what was measured of the network before and after, where, and from what.
 
-Accuracies are shares in [0, 1], drops are percentage points, times are seconds, sizes are bytes; a meter that is absent is None.
+Accuracies are shares in [0, 1], of language models those of the next tokens; drops are percentage points, times are
+seconds, sizes are bytes; a meter that is absent is None.
 """
 
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeVar, dataclass_transform
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from laconic.errors import LaconicError
@@ -71,6 +72,7 @@ class Measurement:
     throughput_per_second: float  # examples per second at that batch
     peak_memory_bytes: int  # resident set of a fresh process that loads the file and runs it at batch 1
     joules: float | None  # per example at batch 1; None: no meter
+    perplexity: Annotated[float | None, Field(exclude_if=lambda value: value is None)] = None  # of a language model on the test split
 
 
 @_plain
@@ -127,7 +129,7 @@ class JournalEntry:
     bytes_after: int
     macs_before: int
     macs_after: int
-    score_before: float  # on the validation split, share in [0, 1]
+    score_before: float  # on the validation split: share in [0, 1]; of a language model nats of log-likelihood per token, below 0
     score_after: float
     notes: tuple[str, ...] = ()
 

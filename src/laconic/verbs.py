@@ -37,7 +37,7 @@ def export(program: "Program", path: Path | str, runtime_name: str = "onnxruntim
 
 
 def load(path: Path | str, threads: int = 1) -> "Predict":
-    """Open an exported file as a callable: a float32 array of shape (batch, ...) in, an array of scores out.
+    """Open an exported file as a callable: an array of shape (batch, ...) in (float32, or int64 of token ids), an array of scores out.
 
     A delivered folder may be given in place of its file.
 

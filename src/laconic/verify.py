@@ -25,6 +25,7 @@ _FASTER = 0.25  # relative: another load on the machine, another processor of th
 _MEMORY = 0.25  # relative: allocators and library versions
 _COUNTS = 0.01  # relative: the file's constants are counted with its weights
 _ACCURACY = 0.002  # share: rounding differs between processors
+_PERPLEXITY = 0.005  # relative
 _PER_CLASS = 0.05  # share: a class may have few examples
 _MACHINE = 2.0  # relative: absolute times are the machine's too; the ratios are what is claimed
 
@@ -113,6 +114,7 @@ def _side(when: str, claimed: Measurement, file: File, scored: Accuracy, times: 
     worst = max((abs(share - claimed.accuracy_per_class.get(name, 2.0)) for name, share in per_class.items()), default=0.0)
     rate = claimed.throughput_batch / times[1]
     return [
+        *_perplexity(when, claimed.perplexity, scored.perplexity),
         _near(f"{when}.file_bytes", claimed.file_bytes, file.path.stat().st_size, _COUNTS if when == "before" else 0.0),
         _near(f"{when}.accuracy", claimed.accuracy, scored.top1, _ACCURACY, relative=False),
         Check(
@@ -129,6 +131,12 @@ def _side(when: str, claimed: Measurement, file: File, scored: Accuracy, times: 
         _near(f"{when}.latency_seconds", claimed.latency_seconds.median, times[0], _MACHINE),
         _near(f"{when}.throughput_per_second", claimed.throughput_per_second, rate, _MACHINE),
     ]
+
+
+def _perplexity(when: str, claimed: float | None, measured: float | None) -> list[Check]:
+    if claimed is None or measured is None:
+        return [] if claimed is measured else [_equal(f"{when}.perplexity", claimed, measured)]
+    return [_near(f"{when}.perplexity", claimed, measured, _PERPLEXITY)]
 
 
 def _origin(receipt: Receipt, data_root: Path | None) -> Origin:

@@ -79,3 +79,21 @@ def test_a_label_that_the_network_has_no_class_for_is_refused(label):
 def test_an_output_without_a_class_axis_is_refused():
     with pytest.raises(LaconicError, match="one row of class scores per example"):
         accuracy(lambda batch: batch.sum(axis=1), split_of(np.zeros((2, 3)), [0, 1]))
+
+
+def test_sequences_are_scored_at_every_position_and_perplexity_is_the_inverse_geometric_mean_of_the_chances():
+    scores, labels = np.log([[[0.5, 0.25, 0.25], [0.1, 0.8, 0.1]], [[0.2, 0.2, 0.6], [0.3, 0.3, 0.4]]]), np.array([[0, 1], [1, 2]])
+    found = accuracy(itself, split_of(7.0 + scores, labels), batch=1)
+    assert found.top1 == 0.75
+    assert found.perplexity == pytest.approx((0.5 * 0.8 * 0.2 * 0.4) ** -0.25)
+    assert found.correct.tolist() == [[True, True], [False, True]]
+    assert (found.examples, found.per_class, found.top5) == (2, {}, None)
+
+
+def test_classifiers_have_no_perplexity():
+    assert accuracy(itself, split_of(np.eye(3), range(3))).perplexity is None
+
+
+def test_one_row_of_scores_for_a_whole_sequence_is_refused():
+    with pytest.raises(LaconicError, match="one row of class scores per position"):
+        accuracy(lambda batch: batch.sum(axis=1), split_of(np.zeros((2, 5, 3)), np.zeros((2, 5), int)))

@@ -44,6 +44,12 @@ def test_an_absent_meter_is_said_and_a_present_one_is_compared(receipt):
     assert change(metered, "energy") == "4.0x less"
 
 
+def test_the_perplexity_of_a_language_model_is_a_row_and_a_classifier_has_none(receipt):
+    assert not [row for row in rows(receipt) if row.quantity == "perplexity"]
+    before, after = replace(receipt.before, perplexity=4.0), replace(receipt.after, perplexity=4.08)
+    assert change(replace(receipt, before=before, after=after), "perplexity") == "+2.00 %"
+
+
 def test_top5_has_no_row_where_it_was_not_measured(receipt):
     few = replace(receipt, after=replace(receipt.after, accuracy_top5=None))
     assert not [row for row in rows(few) if "top-5" in row.quantity]

@@ -107,6 +107,15 @@ def test_a_file_without_a_state_dict_is_told(tmp_path, content):
         load_weights(network(), save(content, tmp_path / "w.pt"))
 
 
+def test_a_bin_file_of_torch_is_told_from_one_of_llama2c(tmp_path):
+    model = network()
+    load_weights(model, save(other().state_dict(), tmp_path / "w.bin"))
+    assert same(model, other().state_dict())
+    (tmp_path / "w.bin").write_bytes(b"x" * 99)
+    with pytest.raises(LaconicError, match=r"not a file of llama2\.c"):
+        load_weights(model, tmp_path / "w.bin")
+
+
 def test_a_plain_pickle_is_not_run(tmp_path):
     (tmp_path / "w.pt").write_bytes(pickle.dumps(eval))
     with pytest.raises(LaconicError, match=r"is not a whole file of torch.save; save one with"):
@@ -114,9 +123,9 @@ def test_a_plain_pickle_is_not_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("absent.pt", "no weights file .*absent.pt"), ("w.bin", "must be a .safetensors, .pt or .pth")]
+    ("name", "message"), [("absent.pt", "no weights file .*absent.pt"), ("w.txt", "must be a .safetensors, .pt or .pth")]
 )
 def test_an_absent_file_or_another_kind_is_told(tmp_path, name, message):
-    (tmp_path / "w.bin").touch()
+    (tmp_path / "w.txt").touch()
     with pytest.raises(LaconicError, match=message):
         load("lenet5", tmp_path / name)

@@ -12,15 +12,18 @@ def check(dataset: Dataset) -> None:
     """Check every split by itself and against `test`.
 
     Raises:
-        LaconicError: inputs that are no numbers, not finite or of different shapes; labels out of range; a mean or std that does not fit.
+        LaconicError: inputs that are no numbers, not finite, or tokens below 0; parts of different shapes; labels out of range; a mean or
+            std that does not fit.
     """
-    shape = dataset.test.inputs.shape[1:]
+    shape, per_example = dataset.test.inputs.shape[1:], dataset.test.labels.shape[1:]
     for name, part in parts(dataset).items():
         _check_inputs(name, part)
         _check_normalisation(name, part)
         _check_range(name, part, len(dataset.classes) or None, "the data set names {} classes")
         if part.inputs.shape[1:] != shape:
             raise LaconicError(f"inputs must have one shape; an example of {name} is {part.inputs.shape[1:]}, one of test is {shape}")
+        if part.labels.shape[1:] != per_example:
+            raise LaconicError(f"labels must have one shape; an example of {name} has {part.labels.shape[1:]}, one of test {per_example}")
 
 
 def check_labels(splits: Splits, outputs: int) -> None:
@@ -31,6 +34,18 @@ def check_labels(splits: Splits, outputs: int) -> None:
     """
     for name, part in parts(splits).items():
         _check_range(name, part, outputs, "the network has {} outputs")
+
+
+def check_tokens(splits: Splits, vocabulary: int) -> None:
+    """Check that every token id of the inputs is one of `vocabulary`.
+
+    Raises:
+        LaconicError: naming the split and its highest token.
+    """
+    for name, part in parts(splits).items():
+        highest = int(part.inputs.max())
+        if highest >= vocabulary:
+            raise LaconicError(f"token {highest} of {name} is out of range: the network knows {vocabulary}, from 0 to {vocabulary - 1}")
 
 
 def fingerprint(dataset: Dataset | Splits) -> str:
@@ -47,6 +62,8 @@ def fingerprint(dataset: Dataset | Splits) -> str:
 def _check_inputs(name: str, part: Split) -> None:
     if part.inputs.dtype.kind not in "buif":
         raise LaconicError(f"inputs must be numbers; those of {name} are {part.inputs.dtype}")
+    if part.tokens and part.inputs.min() < 0:
+        raise LaconicError(f"token ids count from 0; the lowest of {name} is {part.inputs.min()}; store other whole numbers as float32")
     if part.inputs.dtype.kind != "f":
         return
     broken = ~np.isfinite(part.inputs)
@@ -70,6 +87,6 @@ def _check_range(name: str, part: Split, limit: int | None, reason: str) -> None
         wrong |= part.labels >= limit
     if not wrong.any():
         return
-    index = int(wrong.argmax())
+    index = tuple(map(int, np.unravel_index(wrong.argmax(), wrong.shape)))
     allowed = "labels count from 0" if limit is None else f"{reason.format(limit)}, so labels go from 0 to {limit - 1}"
-    raise LaconicError(f"label {part.labels[index]} at {name}[{index}] is out of range: {allowed}")
+    raise LaconicError(f"label {part.labels[index]} at {name}[{', '.join(map(str, index))}] is out of range: {allowed}")

@@ -19,11 +19,12 @@ Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
 class Split:
     """Examples with their labels.
 
-    Inputs are kept as they are stored (bytes for images) and become float32 `(inputs - mean) / std` when a batch is drawn.
+    Inputs are kept as they are stored (bytes for images) and become float32 `(inputs - mean) / std` when a batch is drawn. Whole numbers
+    wider than a byte, without mean and std, are token ids: they stay whole, int64.
     """
 
-    inputs: NDArray[Any]  # (n, ...), channels first; uint8 or float32
-    labels: NDArray[Any]  # (n,), class numbers from 0
+    inputs: NDArray[Any]  # (n, ...), channels first; uint8 or float32; of tokens (n, positions), int16 to int64
+    labels: NDArray[Any]  # (n,), class numbers from 0; of sequences (n, positions), the class of each position: the next token
     mean: tuple[float, ...] = ()  # per channel (axis 1), in the unit of `inputs`; empty: inputs are used as they are
     std: tuple[float, ...] = ()
 
@@ -32,8 +33,9 @@ class Split:
             raise LaconicError(f"a split needs as many labels as inputs; there are {len(self.inputs)} inputs and {len(self.labels)} labels")
         if len(self.inputs) == 0:
             raise LaconicError("a split needs at least one example; this one is empty")
-        if self.labels.ndim != 1 or not np.issubdtype(self.labels.dtype, np.integer):
-            raise LaconicError(f"labels must be one whole number per example; got {self.labels.dtype} of shape {self.labels.shape}")
+        if self.labels.ndim not in (1, 2) or not np.issubdtype(self.labels.dtype, np.integer):
+            came = f"{self.labels.dtype} of shape {self.labels.shape}"
+            raise LaconicError(f"labels must be one whole number per example, or one per position of it; got {came}")
         if len(self.mean) != len(self.std):
             raise LaconicError(f"mean and std need one number per channel each; got {len(self.mean)} and {len(self.std)}")
 
@@ -48,12 +50,24 @@ class Split:
         mean, std = np.array(self.mean or (0.0,)), np.array(self.std or (1.0,))
         return float(((0 - mean) / std).min()), float(((255 - mean) / std).max())
 
+    @property
+    def tokens(self) -> bool:
+        """Whether the inputs are token ids, whole numbers that are looked up and never computed with."""
+        return self.inputs.dtype.kind in "iu" and self.inputs.dtype.itemsize > 1 and not self.mean
+
+    @property
+    def sequences(self) -> bool:
+        """Whether there is a label for every position of an example."""
+        return self.labels.ndim > 1
+
     def take(self, indices: Any) -> "Split":
         """Return the examples at `indices` (anything that indexes the first axis of an array)."""
         return replace(self, inputs=self.inputs[indices], labels=self.labels[indices])
 
-    def arrays(self, indices: Any) -> NDArray[np.float32]:
-        """Return the inputs at `indices` as the network takes them: float32, normalised."""
+    def arrays(self, indices: Any) -> NDArray[Any]:
+        """Return the inputs at `indices` as the network takes them: token ids int64, others float32 and normalised."""
+        if self.tokens:
+            return np.ascontiguousarray(self.inputs[indices], dtype=np.int64)
         batch = np.asarray(self.inputs[indices], dtype=np.float32)
         if self.mean:
             shape = (1, -1) + (1,) * (batch.ndim - 2)
@@ -61,7 +75,7 @@ class Split:
         return np.ascontiguousarray(batch, dtype=np.float32)
 
     def batch(self, indices: Any) -> tuple[Tensor, Tensor]:
-        """Return the inputs (float32, normalised) and labels (int64) at `indices` as tensors."""
+        """Return the inputs, as `arrays` does, and labels (int64) at `indices` as tensors."""
         return torch.from_numpy(self.arrays(indices)), torch.from_numpy(np.asarray(self.labels[indices], dtype=np.int64))
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,8 @@ from laconic.data.imagenet_dev import imagenet_dev
 from laconic.data.mnist import mnist
 from laconic.data.npz import npz
 from laconic.data.places import data_root
+from laconic.data.stories import stories260k
+from laconic.data.text import tinyshakespeare
 from laconic.errors import LaconicError, unknown
 from laconic.imported import call, options
 
@@ -21,6 +23,8 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "cifar10": cifar10,
     "cifar10-jpeg": cifar10_jpeg,
     "imagenet-dev": imagenet_dev,
+    "stories260k": stories260k,
+    "tinyshakespeare": tinyshakespeare,
 }
 """The built-in data sets. A loader takes the data folder, a seed, and its options by keyword."""
 

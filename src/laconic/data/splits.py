@@ -12,7 +12,7 @@ def split(dataset: Dataset, seed: int = 0, validation: int | None = None, calibr
     """Cut a validation part from `train` and draw calibration inputs from what is left; parts that the makers give are kept as they are.
 
     Args:
-        dataset: as loaded; checked again here.
+        dataset: as loaded; checked again here. Examples with a label per position have no class: any of them is drawn.
         seed: the same seed gives the same parts.
         validation: how many examples to cut, every class with its share; None: 10 % of `train`, at most 5,000.
         calibration: how many examples to draw, at most all that are left; they also stay in `train`.
@@ -32,7 +32,7 @@ def split(dataset: Dataset, seed: int = 0, validation: int | None = None, calibr
         train, held_out = _cut(train, min(5000, max(1, len(train) // 10)) if validation is None else validation, generator)
     if calibration < 1:
         raise LaconicError(f"calibration needs at least 1 example; got {calibration}")
-    drawn = dataset.calibration or train.take(stratified(train.labels, min(calibration, len(train)), generator))
+    drawn = dataset.calibration or train.take(stratified(_classes(train), min(calibration, len(train)), generator))
     return Splits(train, drawn, held_out, dataset.test, dataset.augment)
 
 
@@ -64,6 +64,10 @@ def _cut(train: Split, size: int, generator: np.random.Generator) -> tuple[Split
     """Return what is left of `train`, and `size` examples of it."""
     if not 1 <= size < len(train):
         raise LaconicError(f"cannot cut {size} validation examples from {len(train)} training examples; choose 1 to {len(train) - 1}")
-    chosen = stratified(train.labels, size, generator)
+    chosen = stratified(_classes(train), size, generator)
     left = np.delete(np.arange(len(train)), chosen)
     return train.take(left), train.take(chosen)
+
+
+def _classes(part: Split) -> NDArray[np.integer]:
+    return np.zeros(len(part), np.int64) if part.sequences else part.labels

@@ -3,7 +3,7 @@
 Importing this package imports neither torch nor a runtime, so that a fresh process whose memory is measured can use it.
 """
 
-from laconic.measure.accuracy import Accuracy, Predict, accuracy, ranks, tally
+from laconic.measure.accuracy import Accuracy, Predict, Ranked, accuracy, ranked, tally
 from laconic.measure.energy import NO_METER, Meter, joules, meter
 from laconic.measure.latency import Interval, differs, interleaved, median_interval, ratio_interval
 from laconic.measure.macs import macs, macs_per_node
@@ -16,6 +16,7 @@ __all__ = [
     "Interval",
     "Meter",
     "Predict",
+    "Ranked",
     "accuracy",
     "differs",
     "file_bytes",
@@ -28,7 +29,7 @@ __all__ = [
     "nonzero_parameters",
     "parameters",
     "peak_bytes",
-    "ranks",
+    "ranked",
     "ratio_interval",
     "tally",
 ]

@@ -81,6 +81,7 @@ def rows(receipt: Receipt) -> tuple[Row, ...]:
         _amount("MACs", before.macs, after.macs, count_text, ("fewer", "more")),
         Row("accuracy, top-1", percent_text(before.accuracy), percent_text(after.accuracy), gain_text(-receipt.drop_points)),
         *_top5(receipt),
+        *_perplexity(receipt),
         Row("latency, batch 1", latency_text(before.latency_seconds), latency_text(after.latency_seconds), faster_text(ratios.faster)),
         _throughput(receipt),
         _amount("peak memory", before.peak_memory_bytes, after.peak_memory_bytes, bytes_text, ("less", "more")),
@@ -147,6 +148,14 @@ def _top5(receipt: Receipt) -> tuple[Row, ...]:
     if before is None or after is None:
         return ()
     return (Row("accuracy, top-5", percent_text(before), percent_text(after), gain_text((after - before) * 100)),)
+
+
+def _perplexity(receipt: Receipt) -> tuple[Row, ...]:
+    """Return the row of a language model's perplexity, or none."""
+    before, after = receipt.before.perplexity, receipt.after.perplexity
+    if before is None or after is None:
+        return ()
+    return (Row("perplexity", f"{before:.4g}", f"{after:.4g}", f"{100 * (after / before - 1):+.2f} %"),)
 
 
 def _throughput(receipt: Receipt) -> Row:

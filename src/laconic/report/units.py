@@ -88,6 +88,15 @@ def percent_text(share: float | None) -> str:
     return "-" if share is None else f"{share * 100:.2f} %"
 
 
+def score_text(score: float) -> str:
+    """Return a validation score in words: a share, or below 0 the log-likelihood of a language model's token, in nats.
+
+    >>> score_text(0.91234), score_text(-1.5)
+    ('91.23 %', 'perplexity 4.482')
+    """
+    return percent_text(score) if score >= 0 else f"perplexity {math.exp(-score):.4g}"
+
+
 def points_text(drop: float) -> str:
     """Return a drop of accuracy (percentage points; negative: gained) in words.
 

@@ -2,7 +2,7 @@
 
 from laconic.train.imitation import response_loss
 from laconic.train.loop import fit
-from laconic.train.objective import Loss, Score, cross_entropy, top1
+from laconic.train.objective import Loss, Score, cross_entropy, log_likelihood, top1, usual_score
 from laconic.train.settings import Epoch, Fitted, Training
 from laconic.train.state import AfterBatch, AfterEpoch, describe
 
@@ -17,6 +17,8 @@ __all__ = [
     "cross_entropy",
     "describe",
     "fit",
+    "log_likelihood",
     "response_loss",
     "top1",
+    "usual_score",
 ]

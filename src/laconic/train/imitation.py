@@ -16,17 +16,17 @@ from laconic.train.objective import Loss
 
 
 def softened_divergence(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
-    """Return `T^2 KL(softmax(teacher / T) || softmax(student / T))`, averaged over the batch.
+    """Return `T^2 KL(softmax(teacher / T) || softmax(student / T))`, averaged over all that is answered.
 
     Args:
-        student: logits (batch, classes).
-        teacher: logits (batch, classes).
+        student: logits (batch, classes), or (batch, positions, classes) of sequences.
+        teacher: logits of the same shape.
         temperature: T, above 0; the higher, the more the small probabilities count.
 
     Returns:
         Scalar, zero when both agree up to a constant per example.
     """
-    ours, theirs = F.log_softmax(student / temperature, dim=-1), F.log_softmax(teacher / temperature, dim=-1)
+    ours, theirs = (F.log_softmax(logits.flatten(0, -2) / temperature, dim=-1) for logits in (student, teacher))
     return F.kl_div(ours, theirs, reduction="batchmean", log_target=True) * temperature**2
 
 
@@ -37,7 +37,7 @@ def response_loss(teacher: nn.Module, temperature: float, alpha: float) -> Loss:
         with torch.no_grad():
             target = teacher(inputs).float()
         logits = model(inputs).float()
-        return alpha * softened_divergence(logits, target, temperature) + (1 - alpha) * F.cross_entropy(logits, labels)
+        return alpha * softened_divergence(logits, target, temperature) + (1 - alpha) * F.cross_entropy(logits.movedim(-1, 1), labels)
 
     loss.__dict__["teacher"] = _fingerprint(teacher)  # so that a checkpoint of another teacher's training is not gone on with
     return loss

@@ -14,7 +14,7 @@ from torch import nn
 from laconic.data.dataset import Augment, Split
 from laconic.errors import LaconicError
 from laconic.train import checkpoint, ema, layout, randomness, state
-from laconic.train.objective import Loss, Score, cross_entropy, top1
+from laconic.train.objective import Loss, Score, cross_entropy, usual_score
 from laconic.train.progress import bar
 from laconic.train.schedule import factor
 from laconic.train.settings import Epoch, Fitted, Training
@@ -50,7 +50,7 @@ def fit(
         training: how.
         loss: what to minimise; it calls the model.
         validation: what the score is computed on after every epoch; None: nothing is scored.
-        score: higher is better; None: top-1 accuracy.
+        score: higher is better; None: top-1 accuracy, of sequences the log-likelihood.
         augment: changes every training batch, before it goes to `device`.
         seed: 0 or more.
         device: where to train.
@@ -69,7 +69,7 @@ def fit(
         LaconicError: the settings want a validation split and there is none, nothing can be trained, or the loss is not finite.
     """
     device = torch.device(device)
-    score = score or partial(top1, device=device)
+    score = score or partial(usual_score, device=device)
     work = Work(model, train, training, loss, validation, score, augment, seed, device, after_batch, after_epoch)
     path = None if folder is None else folder / state.name(work)
     home = next(model.parameters()).device

@@ -23,24 +23,47 @@ def cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor, smoothing: f
     """Return the mean cross-entropy of the model's logits.
 
     Args:
-        model: gives logits `(n, classes, ...)`.
+        model: gives logits `(n, classes)`, or `(n, positions, classes)` of sequences.
         inputs: a batch `(n, ...)`.
-        labels: class numbers `(n, ...)`.
+        labels: class numbers `(n,)` or `(n, positions)`.
         smoothing: share of the target spread evenly over the classes, in [0, 1]; set it with `functools.partial`.
     """
-    return F.cross_entropy(model(inputs).float(), labels, label_smoothing=smoothing)
+    return F.cross_entropy(model(inputs).float().movedim(-1, 1), labels, label_smoothing=smoothing)
 
 
 @torch.no_grad()
 def top1(model: nn.Module, split: Split, batch: int = 256, device: torch.device | str = "cpu") -> float:
-    """Return the share of examples, in [0, 1], whose largest logit is their label's; `model` is left in eval mode on its device.
+    """Return the share of labels, in [0, 1], whose logit is the largest; `model` is left in eval mode on its device.
 
     Args:
-        model: lies on `device` and gives logits `(n, classes)`.
+        model: lies on `device` and gives logits `(n, classes)`, or `(n, positions, classes)` of sequences.
         split: the examples.
         batch: how many are computed at once.
         device: where to compute.
     """
     model.eval()
-    right = sum(int((model(inputs.to(device)).argmax(1) == labels.to(device)).sum()) for inputs, labels in split.batches(batch))
-    return right / len(split)
+    right = sum(int((model(inputs.to(device)).argmax(-1) == labels.to(device)).sum()) for inputs, labels in split.batches(batch))
+    return right / split.labels.size
+
+
+@torch.no_grad()
+def log_likelihood(model: nn.Module, split: Split, batch: int = 16, device: torch.device | str = "cpu") -> float:
+    """Return the mean logarithm, in nats, of the probability given to the labels: 0 at best; its negative's exponential is the perplexity.
+
+    Args:
+        model: lies on `device` and gives logits `(n, positions, classes)` or `(n, classes)`; it is left in eval mode there.
+        split: the examples.
+        batch: how many are computed at once.
+        device: where to compute.
+    """
+    model.eval()
+    total = 0.0
+    for inputs, labels in split.batches(batch):
+        chances = model(inputs.to(device)).float().log_softmax(-1)
+        total += float(chances.gather(-1, labels.to(device)[..., None]).double().sum())
+    return total / split.labels.size
+
+
+def usual_score(model: nn.Module, split: Split, device: torch.device | str = "cpu") -> float:
+    """Return what a network is scored by where nothing else is said: `top1`; of sequences `log_likelihood`, which tells more apart."""
+    return log_likelihood(model, split, device=device) if split.sequences else top1(model, split, device=device)

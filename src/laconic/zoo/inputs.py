@@ -8,15 +8,17 @@ from torch import Tensor, nn
 
 from laconic.errors import LaconicError
 
-SHAPES = {
+SHAPES: dict[str, tuple[int, ...]] = {
+    "char_transformer": (256,),
     "digits_cnn": (1, 8, 8),
     "lenet300": (1, 28, 28),
     "lenet5": (1, 28, 28),
     "mobilenet_v2": (3, 224, 224),
     "resnet20": (3, 32, 32),
     "resnet56": (3, 32, 32),
+    "stories260k": (128,),
 }
-"""One example of each built-in network, without the batch."""
+"""One example of each built-in network, without the batch; of one that takes a single axis, token ids."""
 
 _DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in (torch.float32, torch.float16, torch.int64, torch.int32, torch.bool)}
 _INPUT = re.compile(r"(\d+(?:x\d+)*)(?::(\w+))?")
@@ -40,7 +42,8 @@ def example(spec: str, model: nn.Module, written: str | None = None, batch: int 
             f"the inputs of {spec} are not known: give --input with the shape of one example without the batch "
             "(3x224x224, or 128:int64 for token ids; several inputs separated by commas), or --data"
         )
-    inputs = read_inputs(written) if written is not None else [(shape or (), torch.float32)]
+    usual = torch.int64 if shape is not None and len(shape) == 1 else torch.float32
+    inputs = read_inputs(written) if written is not None else [(shape or (), usual)]
     generator = torch.Generator().manual_seed(0)
     return tuple(_values((batch, *sizes), dtype, generator) for sizes, dtype in inputs)
 

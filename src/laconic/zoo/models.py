@@ -8,19 +8,23 @@ from torch import nn
 from laconic.errors import LaconicError, unknown
 from laconic.imported import call, options
 from laconic.zoo import timm
+from laconic.zoo.char_transformer import char_transformer
 from laconic.zoo.digits import digits_cnn
 from laconic.zoo.lenet import lenet5, lenet300
+from laconic.zoo.llama import stories260k
 from laconic.zoo.mobilenet import mobilenet_v2
 from laconic.zoo.resnet import resnet20, resnet56, shortcut_of
 from laconic.zoo.weights import load_weights, read_weights
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
+    "char_transformer": char_transformer,
     "digits_cnn": digits_cnn,
     "lenet300": lenet300,
     "lenet5": lenet5,
     "mobilenet_v2": mobilenet_v2,
     "resnet20": resnet20,
     "resnet56": resnet56,
+    "stories260k": stories260k,
 }
 """The built-in networks: functions that build one, with its options by keyword."""
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from laconic.errors import LaconicError
+from laconic.zoo.llama2c import read_llama2c
 
 _SHOWN = 5
 _HOW = (
@@ -26,7 +27,7 @@ def load_weights(model: nn.Module, path: Path | str) -> None:
 
     Args:
         model: its parameters and buffers must be exactly the tensors of the file; only batch norm's step counters may lack.
-        path: `.safetensors`, or `.pt` or `.pth` with a state dict, alone or under "state_dict".
+        path: `.safetensors`; `.pt` or `.pth` with a state dict, alone or under "state_dict"; or `.bin`, either such a one or llama2.c's.
 
     Raises:
         LaconicError: as `read_weights`; tensors that are missing, unexpected, of another shape, or not finite.
@@ -52,7 +53,9 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         return _safetensors(path)
     if path.suffix in (".pt", ".pth"):
         return _checkpoint(path)
-    raise LaconicError(f"weights must be a .safetensors, .pt or .pth file; got {path.name}; {_HOW}")
+    if path.suffix == ".bin":
+        return _checkpoint(path) if zipfile.is_zipfile(path) else read_llama2c(path)
+    raise LaconicError(f"weights must be a .safetensors, .pt or .pth file, or a .bin of torch.save or llama2.c; got {path.name}; {_HOW}")
 
 
 def _safetensors(path: Path) -> dict[str, Tensor]:
