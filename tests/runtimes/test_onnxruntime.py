@@ -11,7 +11,7 @@ from torch import nn
 
 from laconic.errors import LaconicError
 from laconic.measure import macs, parameters
-from laconic.program import Mask, Uniform, capture, fold_batch_norm, represent, weights
+from laconic.program import Codebook, Mask, Uniform, capture, fold_batch_norm, represent, weights
 from laconic.program.lower import unsupported
 from laconic.program.represent import representations
 from laconic.runtimes import NAMES, installed, onnxruntime, runtime
@@ -244,12 +244,12 @@ def test_integer_weights_with_float_activations_are_written_dense_and_said_becau
         np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), atol=1e-5)
 
 
-def test_other_widths_are_written_dense_and_said(tmp_path):
+def test_forms_without_kernels_are_written_dense_and_said(tmp_path):
     program, example = captured("two-inputs")
-    represent(program, "fc.weight", Uniform(torch.tensor(0.05), torch.tensor(0.0), 4))
-    assert unsupported(program, onnxruntime.KEEPS) == ("fc.weight: int4 weights",)
+    represent(program, "fc.weight", Codebook(torch.tensor(0.2), torch.tensor([-1.0, 0.0, 1.0]), "ternary"))
+    assert unsupported(program, onnxruntime.KEEPS) == ("fc.weight: ternary weights",)
     file = onnxruntime.export(program, example, tmp_path / "file.onnx")
-    assert file.baked == ("fc.weight: int4 weights",)
+    assert file.baked == ("fc.weight: ternary weights",)
     assert file.integer_tensors == 0
     with torch.no_grad():
         np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), atol=1e-5)

@@ -69,6 +69,15 @@ def share_edge(program: Program, node: fx.Node, edge: fx.Node) -> fx.Node:
     return _insert_edge(program, node, str(edge.target))
 
 
+def release_edge(program: Program, target: str) -> None:
+    """Take the representation of activations called `target` off all edges that it stands on."""
+    for edge in [node for node in program.graph.nodes if node.op == "call_module" and node.target == target]:
+        edge.replace_all_uses_with(edge.all_input_nodes[0])
+        program.graph.erase_node(edge)
+    program.delete_submodule(target)
+    program.recompile()
+
+
 def representations(program: nn.Module, name: str) -> list[Representation]:
     """Return the forms in which the tensor called `name` is kept, in order; empty for a plain tensor."""
     module, attribute = holder(program, graph_name(program, name))

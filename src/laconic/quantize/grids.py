@@ -14,7 +14,7 @@ from laconic.program.forms import kept, quantizer_of
 from laconic.program.represent import edges, representations, share_edge
 from laconic.program.scaled import Scaled
 from laconic.quantize.calibrate import Ranges, histograms_of, value_range
-from laconic.quantize.placement import before_padding, end_kernels, quantized_points, readers
+from laconic.quantize.placement import before_padding, end_kernels, float_readers, quantized_points, readers
 
 KINDS = ("conv1d", "conv2d", "conv3d", "linear")  # of layers that compute on integers
 
@@ -75,8 +75,10 @@ def put_grids(
         LaconicError: values that are not finite, or all zero.
     """
     points = points_of(program, chosen)
+    in_float = float_readers(program, chosen, points, foldable_norms(program))
     kernels = {reader: widths.inputs[weight.name] for weight in chosen for reader in weight.readers}
-    bits = {point: max(kernels.get(reader, widths.others) for reader in readers([point, *points[point]])) for point in points}
+    computing = {point: readers([point, *shared]) - in_float.get(point, set()) for point, shared in points.items()}
+    bits = {point: max(kernels.get(reader, widths.others) for reader in computing[point]) for point in points}
     seen = histograms or histograms_of(program, list(points), [(inputs,) for inputs in batches], needs_counts=ranges != "min-max")
 
     def grid(point: fx.Node, width: int) -> Uniform:
@@ -88,7 +90,7 @@ def put_grids(
         represent_weight(program, weight.name, weight_grid(weight, widths.weights[weight.name]), keep)
     placed, origin = dict[fx.Node, int](), dict[fx.Node, fx.Node]()
     for point, shared in points.items():
-        first = represent_edge(program, point, grid(point, bits[point]))
+        first = represent_edge(program, point, grid(point, bits[point]), set(point.users) - in_float.get(point, set()))
         placed[first] = bits[point]
         origin |= dict.fromkeys((first, *(share_edge(program, later, first) for later in shared)), point)
     for (edge, width), narrow in _narrower(kernels, {edge: bits[point] for edge, point in origin.items()}).items():

@@ -30,16 +30,18 @@ _SAME_VALUES = (  # move or choose values, so that the grid before them is the g
 def quantized_points(program: Program, chosen: list[Weight], norms: Collection[fx.Node] = ()) -> dict[fx.Node, list[fx.Node]]:
     """Return the nodes to quantize, each with the later nodes that carry the same values and share its grid.
 
-    A value is quantized where an integer kernel reads or writes it; between a kernel and the activation fused into it there is no
-    quantizer, nor between it and one of `norms`, which will be folded into it; and the network's own output stays float.
+    A value is quantized where an integer kernel reads it, or can write nothing else: a convolution's does write integers, a linear
+    layer's writes float as fast. So the sums and norms between linear layers, as in transformers, stay float. Between a kernel and the
+    activation fused into it there is no quantizer, nor between it and one of `norms`, which will be folded into it; and the network's
+    own output stays float.
     """
-    kernels = {reader for weight in chosen for reader in weight.readers if weight.kind != "embedding"}
-    sums = [node for node in program.graph.nodes if node.target in _SUMS and _adds_activations(node, kernels, norms)]
+    kernels, writers, sums = _integer_kernels(program, chosen, norms)
     points: dict[fx.Node, list[fx.Node]] = {}
     for node in program.graph.nodes:
         if node in kernels or node in sums:
             for value in node.args[: 2 if node in sums else 1]:
                 _add(points, before_padding(value), norms)
+        if node in writers or node in sums:
             _add(points, _last_fused(node, norms), norms)
     outputs = {value for node in program.graph.nodes if node.op == "output" for value in node.all_input_nodes}
     return {node: shared for node, shared in points.items() if node not in outputs}
@@ -57,6 +59,39 @@ def readers(values: Iterable[fx.Node]) -> set[fx.Node]:
     return found
 
 
+def float_readers(
+    program: Program, chosen: list[Weight], points: Iterable[fx.Node], norms: Collection[fx.Node] = ()
+) -> dict[fx.Node, set[fx.Node]]:
+    """Return, for each quantized point, its readers that compute in float and find the value there in float: no integer kernel wrote it.
+
+    So what a residual sum adds to is not rounded because a linear layer reads it too.
+    """
+    kernels, writers, sums = _integer_kernels(program, chosen, norms)
+    in_float = {point for point in points if _origin(point, norms) not in writers | sums}
+    return {point: {user for user in point.users if not _leads_to_integers(user, kernels | sums)} for point in in_float}
+
+
+def _leads_to_integers(node: fx.Node, kernels: set[fx.Node]) -> bool:
+    return node in kernels or node.target in _SAME_VALUES or before_padding(node) is not node
+
+
+def _integer_kernels(program: Program, chosen: list[Weight], norms: Collection[fx.Node]) -> tuple[set[fx.Node], set[fx.Node], set[fx.Node]]:
+    """Return the layers that compute on integers, those of them that write integers only, and the sums of what those write."""
+    kernels = {reader for weight in chosen for reader in weight.readers if weight.kind != "embedding"}
+    writers = {kernel for kernel in kernels if kernel.target is not aten.linear.default}
+    return kernels, writers, {node for node in program.graph.nodes if node.target in _SUMS and _adds_activations(node, writers, norms)}
+
+
+def kernels_around(edges: Iterable[fx.Node], layers: set[fx.Node]) -> set[fx.Node]:
+    """Return the layers whose integer kernels need the grid that stands on some edges: readers, and writers that write integers only."""
+    found = set[fx.Node]()
+    for edge in edges:
+        users = {later for user in edge.users for later in (user.users if before_padding(user) is not user else [user])}
+        origin = _origin(edge.all_input_nodes[0], ())
+        found |= (users | ({origin} if origin.target is not aten.linear.default else set())) & layers
+    return found
+
+
 def end_kernels(program: Program) -> set[fx.Node]:
     """Return the layers that read the network's input, and those that make its output: no other layer lies between."""
     layers = {reader for weight in weights(program) for reader in weight.readers}
@@ -70,11 +105,11 @@ def end_kernels(program: Program) -> set[fx.Node]:
     return found
 
 
-def _adds_activations(node: fx.Node, kernels: set[fx.Node], norms: Collection[fx.Node]) -> bool:
-    """Say whether both operands are activations and at least one comes straight from an integer kernel."""
+def _adds_activations(node: fx.Node, writers: set[fx.Node], norms: Collection[fx.Node]) -> bool:
+    """Say whether both operands are activations and at least one comes straight from a kernel that writes integers."""
     operands: list[Any] = list(node.args[:2])
     activations = all(isinstance(o, fx.Node) and o.op == "call_function" and _is_float(o) for o in operands)
-    return activations and any(_origin(operand, norms) in kernels for operand in operands)
+    return activations and any(_origin(operand, norms) in writers for operand in operands)
 
 
 def _is_float(node: fx.Node) -> bool:

@@ -26,6 +26,8 @@ from laconic.quantize.data_free import assumed_histograms, correct_by_means, nor
 from laconic.quantize.equalize import equalize
 from laconic.quantize.grids import KINDS, even_widths, points_of, put_grids
 from laconic.quantize.learned_rounding import round_layers
+from laconic.quantize.noise import keep_in_float, outputs, signal_to_noise
+from laconic.quantize.smooth import smooth
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
@@ -55,6 +57,10 @@ class Static:
     equalization: bool = False  # rescale channels between layers, so that each uses its grid evenly
     rounding: Literal["nearest", "layer"] = "nearest"  # of weights: to the nearest level, or learned layer by layer
     iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer
+    signal_to_noise: Annotated[float, Field(gt=0)] | None = (
+        None  # dB of the outputs to reach: activations that keep it from that stay float
+    )
+    smoothing: Annotated[float, Field(ge=0, le=1)] | None = None  # share of the channels' unevenness that linear layers' weights take over
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
@@ -97,11 +103,17 @@ class Static:
         if self.equalization:
             context.note(f"{len(equalize(program, batches))} weights equalized")
             chosen = [replace(weight, value=read(program, weight.name).detach()) for weight in chosen]
+        if self.smoothing is not None:
+            smoothed, folded_too = smooth(program, chosen, batches, self.smoothing)
+            context.note(f"inputs of linear layers smoothed: {smoothed}, {folded_too} of them in the norm before")
+            chosen = [replace(weight, value=read(program, weight.name).detach()) for weight in chosen]
         original = clone(program)
         self._quantize(program, chosen, batches, context)
         context.note(f"{len(folded)} batch norms folded")
         if self.rounding != "nearest":
             self._learn(program, original, chosen, context)
+        if self.signal_to_noise is not None:
+            return self._within_noise(program, original, chosen, batches, context)
         if self.bias_correction:
             self._correct(program, original, chosen, batches, context)
         return program
@@ -150,6 +162,20 @@ class Static:
         wanted = output_means(original, layers, [(part,) for part in inputs.split(32) if len(part) == min(32, len(inputs))])
         largest = correct_biases(program, layers, wanted, (inputs[: len(inputs) // 32 * 32 or len(inputs)],))
         context.note(f"biases corrected on {len(inputs)} calibration inputs, by at most {largest:.3g}")
+
+    def _within_noise(self, program: Program, original: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> Program:
+        """Leave activations in float until the outputs have the wanted signal to noise; biases are corrected where that adds to it."""
+        wanted = outputs(original, batches)
+        kept = keep_in_float(program, wanted, batches, self.signal_to_noise or 0.0)
+        layers = f"of {', '.join(kept.layers)} ({kept.macs:.0%} of the multiplications)" if kept.layers else "of no layer"
+        context.note(f"activations {layers} stay float: signal to noise {kept.before:.1f} -> {kept.after:.1f} dB")
+        if not self.bias_correction:
+            return program
+        corrected = clone(program)
+        self._correct(corrected, original, chosen, batches, context)
+        after = signal_to_noise(wanted, outputs(corrected, batches))
+        context.note(f"with corrected biases {after:.1f} dB" + ("" if after > kept.after else ": taken back"))
+        return corrected if after > kept.after else program
 
 
 def counted(widths: list[int], what: str) -> str:

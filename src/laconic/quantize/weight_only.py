@@ -28,6 +28,7 @@ from laconic.numeric.rounding import (
 )
 from laconic.program import Codebook, Half, Program, Quantizer, Uniform, Weight, packed, weights
 from laconic.program.forms import kept
+from laconic.program.lower import weights_word
 from laconic.program.represent import representations
 from laconic.quantize.calibrate import calibration_inputs
 from laconic.quantize.compensate import compensate
@@ -45,8 +46,8 @@ _IN_WORDS = {"tensor": "one scale per tensor", "channel": "one scale per channel
 class WeightOnly:
     """Keep weights in few bits and compute in float: for bytes, without training; without data too, unless rounding is by curvature.
 
-    Smaller in Laconic's own file, where codes are packed at their width; not faster. ONNX Runtime executes no such weights: they are
-    written dense into the `.onnx` file, which keeps its size.
+    Smaller in Laconic's own file, where codes are packed at their width. ONNX Runtime executes integers of linear layers and embeddings
+    as such, in 2, 4 or 8 bits, which is smaller and faster; other forms and layers are written dense into the `.onnx` file.
     """
 
     format: Literal["int8", "int4", "int3", "int2", "ternary", "binary", "float16", "bfloat16", "nf4"] = "int4"
@@ -74,7 +75,7 @@ class WeightOnly:
     def forms(self) -> frozenset[str]:
         """What weights are afterwards, in the words of the runtimes."""
         word = self.format if self.symmetric else f"u{self.format}"
-        return frozenset({f"{'grouped ' if self._grouped else ''}{word} weights"})
+        return frozenset({weights_word(f"grouped {word}", self.group_size) if self._grouped else weights_word(word)})
 
     @property
     def _grouped(self) -> bool:
@@ -95,7 +96,7 @@ class WeightOnly:
             left = compensate(program, chosen, inputs)
             context.note(f"{len(chosen) - len(left)} weights rounded by curvature" + (f", not {', '.join(left)}" if left else ""))
         context.note(f"{len(chosen)} weights as {self._words()}: {before:,} -> {_bytes(program, chosen):,} bytes packed")
-        context.note("smaller in Laconic's own file; a runtime that does not execute this form holds it dense, no smaller and no faster")
+        context.note("smaller in Laconic's own file; what a runtime does not execute in this form it holds dense, no smaller and no faster")
         return program
 
     def _words(self) -> str:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from laconic.runtimes.onnx_blocks import write_dense
+
 if TYPE_CHECKING:
     import onnx
 
@@ -185,6 +187,7 @@ def count(path: Path) -> Counts:
     from onnx import numpy_helper, shape_inference
 
     model = onnx.load(path)
+    write_dense(model.graph)
     for value in model.graph.input:
         value.type.tensor_type.shape.dim[0].dim_value = 1
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}

@@ -11,7 +11,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx
 
-_MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_MULTIPLY = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits")
 
 
 def mark(model: "onnx.ModelProto") -> list[str]:
@@ -30,7 +30,7 @@ def mark(model: "onnx.ModelProto") -> list[str]:
             source.update(dict.fromkeys(node.output, source[given[0]] if given else node.output[0]))
             continue
         if node.op_type in _MULTIPLY and node.input[1] in source:
-            layers.append(source[node.input[1]].removesuffix("_codes").removesuffix(".weight"))
+            layers.append(source[node.input[1]].removesuffix("_codes").removesuffix("_product").removesuffix(".weight"))
             owner.update(dict.fromkeys(node.output, len(layers) - 1))
         else:
             latest = max((owner[name] for name in given if name in owner), default=-1)

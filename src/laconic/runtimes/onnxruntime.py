@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from laconic.errors import LaconicError
 from laconic.files import whole_file
 from laconic.runtimes import onnx_profile
+from laconic.runtimes.onnx_blocks import blocks_in, write_in_blocks
 from laconic.runtimes.onnx_graph import Counts, codes_of, count, fits_4_bits, fuse_padding, make_compact, quantize_biases, store_in_4_bits
 
 if TYPE_CHECKING:
@@ -30,12 +31,22 @@ if TYPE_CHECKING:
     from laconic.program.lower import Lowered
 
 PACKAGE = "onnxruntime"
-KEEPS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(1, 9))
+_INTEGERS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(1, 9))
+KEEPS = _INTEGERS | {f"{grouped}{name} weights" for name in _INTEGERS for grouped in ("", "grouped ")}
 SUFFIX = ".onnx"
 __all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "version"]
 
 _OPSET, _OPSET_OF_NARROW = 20, 21  # the second is the first that has 4-bit tensors
-_INTEGER_KERNELS = ("QLinear", "QGemm", "MatMulInteger", "ConvInteger", "DynamicQuantizeMatMul", "MatMulNBits", "QAttention")
+_INTEGER_KERNELS = (
+    "QLinear",
+    "QGemm",
+    "MatMulInteger",
+    "ConvInteger",
+    "DynamicQuantizeMatMul",
+    "MatMulNBits",
+    "GatherBlockQuantized",
+    "QAttention",
+)
 
 
 @dataclass(frozen=True)
@@ -81,12 +92,15 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     """
     from laconic.program import read
     from laconic.program.lower import lower, spell_out_attention
+    from laconic.program.represent import represented
 
     lowered = lower(program, KEEPS)
     spell_out_attention(lowered.program)
     narrow = any(fits_4_bits(read(lowered.program, name).numpy()) for name in lowered.integer_weights)
-    model = _to_onnx(lowered.program, example, _OPSET_OF_NARROW if narrow else _OPSET)
+    grouped = any(" grouped " in f" {form.name}" for _, forms in represented(program) for form in forms)
+    model = _to_onnx(lowered.program, example, _OPSET_OF_NARROW if narrow or grouped else _OPSET)
     fuse_padding(model.graph)
+    write_in_blocks(model)
     quantize_biases(model.graph)
     if narrow:
         store_in_4_bits(model.graph)
@@ -169,7 +183,9 @@ def _to_onnx(program: "Program", example: "tuple[Tensor, ...]", opset: int) -> "
         return operations.QuantizeLinear(x, scale, zero_point, axis=axis)
 
     def dequantize_linear(codes: Any, scale: Any, zero_point: Any, axis: int) -> Any:
-        return operations.DequantizeLinear(codes, scale, zero_point, axis=axis)
+        blocked = len(scale.shape) == len(codes.shape) > 1
+        block = {"block_size": codes.shape[axis] // scale.shape[axis]} if blocked else {}
+        return operations.DequantizeLinear(codes, scale, zero_point, axis=axis, **block)
 
     def clip_codes(codes: Any, low: Any, high: Any) -> Any:
         return operations.Clip(codes, low, high)
@@ -230,10 +246,11 @@ def _integer_tensors(path: Path) -> tuple[int, float]:
     model = onnx.load(path)
     sizes = {tensor.name: (int(np.prod(tensor.dims)), tensor.data_type) for tensor in model.graph.initializer}
     kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4)  # biases are 32-bit
-    codes = {name for name in codes_of(model.graph) if sizes[name][1] in kinds}
+    entries = {name: sizes[name][0] for name in codes_of(model.graph) if sizes[name][1] in kinds}
+    entries |= {name: len(blocks.scale) * blocks.inputs for name, blocks in blocks_in(model.graph).items()}
     floats = sum(size for size, kind in sizes.values() if kind == onnx.TensorProto.FLOAT)
-    integers = sum(sizes[name][0] for name in codes)
-    return len(codes), integers / max(integers + floats, 1)
+    integers = sum(entries.values())
+    return len(entries), integers / max(integers + floats, 1)
 
 
 def _run_profiled(path: Path, inputs: list[NDArray[Any]]) -> tuple[dict[str, int], NDArray[np.float32]]:
