@@ -25,6 +25,7 @@ from laconic.program.walk import argument
 aten = torch.ops.aten
 
 _PADDING = (aten.pad.default, aten.constant_pad_nd.default)
+_ALONE = (aten.linear.default, aten.embedding.default)  # readers of codes under float activations
 
 _library = torch.library.Library("laconic", "DEF")
 _library.define("quantize(Tensor x, Tensor scale, Tensor zero_point, int axis) -> Tensor")
@@ -39,8 +40,14 @@ def _quantize(x: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor
 
 
 def _dequantize(codes: Tensor, scale: Tensor, zero_point: Tensor, axis: int) -> Tensor:
-    shifted = codes.to(scale.dtype) - broadcast(zero_point, codes, axis).to(scale.dtype)
-    return shifted * broadcast(scale, codes, axis)
+    shifted = codes.to(scale.dtype) - _spread(zero_point, codes, axis).to(scale.dtype)
+    return shifted * _spread(scale, codes, axis)
+
+
+def _spread(values: Tensor, codes: Tensor, axis: int) -> Tensor:
+    """Shape scales for codes: one for all, one per channel along `axis`, or, with as many dimensions, one per block along `axis`."""
+    blocked = values.ndim == codes.ndim > 1
+    return values.repeat_interleave(codes.shape[axis] // values.shape[axis], axis) if blocked else broadcast(values, codes, axis)
 
 
 def _clip(codes: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -77,15 +84,32 @@ class Lowered:
 
     program: Program
     integer_weights: tuple[str, ...]  # names of the tensors that hold whole-number codes
+    narrow_weights: tuple[str, ...]  # those of them that have 4 bits or fewer and stand under float activations
     baked: tuple[str, ...]  # what the runtime does not execute in its form and is written dense, in words
 
 
 def unsupported(program: Program, keeps: frozenset[str]) -> tuple[str, ...]:
     """Say, before any work, what a runtime that executes `keeps` would not keep in its form."""
-    weights = [(name, _word(program, name, form, keeps)) for name, forms in represented(program) for form in forms]
+    weights = [(name, form) for name, forms in represented(program) for form in forms if not _is_kept(program, name, form, keeps)]
     activations = [(str(node), form.name) for node, form in edges(program).items()]
-    found = [f"{name}: {word}" for name, word in weights if word not in keeps]
+    found = [f"{name}: {_word(program, name, form, keeps)}" for name, form in weights]
     return tuple(found + [f"{name}: activations {word}" for name, word in activations if word not in keeps])
+
+
+def _is_kept(program: Program, name: str, form: Representation, keeps: frozenset[str]) -> bool:
+    """Say whether a weight's form is in `keeps`; under float activations only where runtimes multiply by codes or look rows up in them."""
+    if _word(program, name, form, keeps) not in keeps:
+        return False
+    if not isinstance(form, Uniform) or (form.name in keeps and _meets_integers(program, name, keeps)):
+        return True
+    readers = {user.target for node in program.graph.nodes if node.op == "get_attr" and node.target == name for user in node.users}
+    return readers <= set(_ALONE) and (form.group is None or (form.axis == 0 and _has_equal_groups(form)))
+
+
+def _has_equal_groups(form: Uniform) -> bool:
+    """Say whether the groups of every channel are as many consecutive entries each."""
+    assert form.group is not None
+    return form.group.ndim == 1 and form.is_even(form.group)
 
 
 def _word(program: Program, name: str, form: Representation, keeps: frozenset[str]) -> str:
@@ -112,7 +136,8 @@ def lower(program: Program, keeps: frozenset[str]) -> Lowered:
     """
     lowered, notes = clone(program).eval(), unsupported(program, keeps)
     grids = {name: grid for name, _ in represented(lowered) if (grid := _kept_grid(lowered, name, keeps))}
-    integers = [_lower_weight(lowered, name, grid) for name, grid in grids.items()]
+    alone = {name for name in grids if not _meets_integers(lowered, name, keeps)}
+    integers = {name: _lower_weight(lowered, name, grid, name in alone) for name, grid in grids.items()}
     for name, _ in list(represented(lowered)):
         bake(lowered, name)
     on_grid = set[str]()  # the first edge of a grid in graph order feeds all others that share it
@@ -121,22 +146,24 @@ def lower(program: Program, keeps: frozenset[str]) -> Lowered:
             _lower_edge(lowered, node, form, clipped=str(node.target) in on_grid)
             on_grid.add(str(node.target))
     tidy(lowered)
-    return Lowered(lowered, tuple(integers), notes)
+    narrow = tuple(codes for name, codes in integers.items() if name in alone and grids[name].bits <= 4)
+    return Lowered(lowered, tuple(integers.values()), narrow, notes)
 
 
 def _kept_grid(program: Program, name: str, keeps: frozenset[str]) -> Uniform | None:
     """Return the quantizer whose codes can be written: the last form, masks aside, since a zero has a code too."""
     grid = quantizer_of(representations(program, name))
-    return grid if isinstance(grid, Uniform) and _word(program, name, grid, keeps) in keeps else None
+    return grid if isinstance(grid, Uniform) and _is_kept(program, name, grid, keeps) else None
 
 
-def _lower_weight(program: Program, name: str, form: Uniform) -> str:
+def _lower_weight(program: Program, name: str, form: Uniform, alone: bool) -> str:
     """Replace reads of a quantized weight by integer codes behind a dequantize operation; returns the codes' name.
 
     Signed codes of fewer than 7 bits are multiplied up to 7, and the scale divided: integer kernels add biases in units of the scale of
     the products, which narrow codes alone would make coarse. 7 bits times 8, twice, still fit the 16 bits that older processors add in.
+    Under float activations (`alone`) there is nothing of the kind.
     """
-    finer = 2 ** max(0, 7 - form.bits) if form.signed and not form.zero_point.any() else 1
+    finer = 2 ** max(0, 7 - form.bits) if form.signed and not form.zero_point.any() and not alone else 1
     with torch.no_grad():
         codes = (finer * form.codes(read(program, name))).to(_dtype(form))
     bake(program, name)
@@ -144,7 +171,8 @@ def _lower_weight(program: Program, name: str, form: Uniform) -> str:
     for node in [node for node in program.graph.nodes if node.op == "get_attr" and node.target == name]:
         with program.graph.inserting_before(node):
             scale, zero_point = _place_grid(program, name, form, finer)
-            arguments = (program.graph.get_attr(f"{name}_codes"), scale, zero_point, form.axis or 0)
+            axis = (form.axis or 0) if form.group is None else 1
+            arguments = (program.graph.get_attr(f"{name}_codes"), scale, zero_point, axis)
             dense = program.graph.call_function(dequantize, arguments)
         dense.meta = dict(node.meta)
         node.replace_all_uses_with(dense)

@@ -81,11 +81,12 @@ class Scaled(Quantizer):
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Return the scales, and the groups where they are not consecutive entries, as many in each."""
         found = {"scale": self.step.detach().cpu().numpy()}
-        if self.group is not None and not self._is_even(self.group.cpu()):
+        if self.group is not None and not self.is_even(self.group.cpu()):
             found["group"] = self.group.cpu().numpy().astype(np.uint8 if self.scale.shape[1] <= 256 else np.int32)
         return found
 
-    def _is_even(self, group: Tensor) -> bool:
+    def is_even(self, group: Tensor) -> bool:
+        """Say whether `group`, of each entry of a channel, are consecutive entries, as many in each."""
         groups = self.scale.shape[1]
         return group.numel() % groups == 0 and torch.equal(group, consecutive_groups(tuple(group.shape), groups))
 
