@@ -454,7 +454,8 @@ def test_the_program_is_exported_in_eval_mode_and_left_in_its_own(tmp_path):
 
 def test_runtimes_are_found_by_name():
     assert runtime("onnxruntime") is onnxruntime
-    assert installed() == list(NAMES) == ["onnxruntime"]
+    assert set(installed()) <= set(NAMES)
+    assert "onnxruntime" in installed()
     with pytest.raises(LaconicError, match="unknown runtime 'onxruntime'; did you mean 'onnxruntime'"):
         runtime("onxruntime")
 

@@ -36,7 +36,7 @@ def fuse_padding(graph: "onnx.GraphProto") -> None:
             node.attribute.extend([*kept, helper.make_attribute("pads", [a + b for a, b in zip(own, before, strict=True)])])
             node.input[0] = pad.input[0]
         graph.node.remove(pad)
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def _can_pad(node: "onnx.NodeProto", pad: "onnx.NodeProto") -> bool:
@@ -83,7 +83,7 @@ def quantize_biases(graph: "onnx.GraphProto") -> None:
         graph.node.insert(place, helper.make_node("DequantizeLinear", [name, f"{name}_scale"], [f"{name}_dense"], axis=0))
         graph.node.insert(place, helper.make_node("Mul", scales, [f"{name}_scale"]))
         node.input[2] = f"{name}_dense"
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def fits_4_bits(codes: NDArray[Any]) -> bool:
@@ -124,7 +124,8 @@ def codes_of(graph: "onnx.GraphProto") -> list[str]:
     return list(dict.fromkeys(stored[name] for name in read if name in stored))
 
 
-def _drop_unread(graph: "onnx.GraphProto") -> None:
+def drop_unread(graph: "onnx.GraphProto") -> None:
+    """Remove the stored tensors that no node reads."""
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
