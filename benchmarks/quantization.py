@@ -1,21 +1,25 @@
 """Post-training quantization measured on the exported files: accuracy, agreement with the float network, signal-to-noise, bytes.
 
-    python benchmarks/quantization.py [resnet20 resnet56 mobilenet_v2 mobilenet_v2-twin]
+    python benchmarks/quantization.py [resnet20 resnet56 mobilenet_v2 mobilenet_v2-twin] [--peers PYTHON]
 
-Run it from the repository's root; it needs LACONIC_DATA. Calibration images are unlabelled: 512 of CIFAR-10's training images, drawn by the
-seed, or the 128 that imagenet-dev sets aside. Scores are of the test split.
+Run it from the repository's root; it needs LACONIC_DATA. PYTHON is the interpreter of an environment with the peers (see `peers.py`): they
+get the same float network, calibration images and runtime, and have rows beside ours at 8 bits. Calibration images are unlabelled: 512 of
+CIFAR-10's training images, drawn by the seed, or the 128 that imagenet-dev sets aside. Scores are of the test split.
 
 The twin is mobilenet_v2 with every channel that joins two layers linearly multiplied by a random factor in [1/4, 4], which the next layer
 divides out: the same function, without the scales that it has from the 8-bit network that it was derived from.
 """
 
+import argparse
 import os
-import sys
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from peers import PEERS
 
 DATA = Path(os.environ.get("LACONIC_DATA", "data"))
 SEEDS = range(3)
@@ -25,6 +29,7 @@ WEIGHTS = {
     "resnet56": Path("records/resnet56-cifar10-jpeg/resnet56.safetensors"),
     "mobilenet_v2": DATA / "weights/mobilenet_v2_imagenet.safetensors",
 }
+Row = dict[str, float]
 WIDTHS = {"resnet": ((8, 8), (4, 8), (4, 4), (3, 3)), "mobilenet": ((8, 8), (4, 8), (4, 4))}
 
 
@@ -48,64 +53,104 @@ def rescaled(program: Any, seed: int) -> Any:
     return twin
 
 
-def measured(network: str, seed: int, widths: tuple[int, int]) -> dict[str, float]:
-    """Quantize, export, and compare the file with the float network on the test split."""
-    import numpy as np
-    import torch
-
+def prepared(network: str, seed: int) -> tuple[Any, Any]:
+    """Return the job and the float program; a twin has its batch norms folded."""
     from laconic.job import Origin, prepare
     from laconic.program import clone, fold_batch_norm
-    from laconic.quantize import Static
-    from laconic.runtimes import onnxruntime
 
-    torch.set_num_threads(1)
     base, data = network.removesuffix("-twin"), "imagenet-dev" if network.startswith("mobilenet") else "cifar10-jpeg"
     job = prepare(Origin(f"zoo:{base}", data, WEIGHTS[base], seed=seed), 1)
     program = clone(job.program)
     if base != network:
         fold_batch_norm(program)
         program = rescaled(program, seed)
+    return job, program
+
+
+def ours(network: str, seed: int, widths: tuple[int, int]) -> Row:
+    """Quantize, export, and compare the file with the float network on the test split."""
+    import torch
+
+    from laconic.program import clone
+    from laconic.quantize import Static
+    from laconic.runtimes import onnxruntime
+
+    torch.set_num_threads(1)
+    job, program = prepared(network, seed)
     start = time.monotonic()
     quantized = Static(**settings(*widths))(clone(program), job.context)
-    seconds, example = time.monotonic() - start, job.context.example()
+    seconds = time.monotonic() - start
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: Path(folder) / f"{name}.onnx" for name in ("float", "quantized")}
-        for name, each in (("float", program), ("quantized", quantized)):
-            onnxruntime.export(each, example, files[name])
-        runs = {name: onnxruntime.load(path, 1) for name, path in files.items()}
-        outputs, labels = {name: [] for name in runs}, []
-        for inputs, wanted in job.splits.test.batches(64):
-            labels.append(wanted.numpy())
-            for name, run in runs.items():
-                outputs[name].append(run(inputs.numpy()))
-        size = files["quantized"].stat().st_size
-    whole, found, truth = np.concatenate(outputs["float"]), np.concatenate(outputs["quantized"]), np.concatenate(labels)
+        files = [Path(folder) / name for name in ("float.onnx", "quantized.onnx")]
+        for each, path in zip((program, quantized), files, strict=True):
+            onnxruntime.export(each, job.context.example(), path)
+        return {**compared(*files, job.splits.test), "seconds": seconds}
+
+
+def theirs(network: str, seed: int, peer: str, python: Path) -> Row:
+    """Let a peer quantize the float file in its own environment, and compare its file with the float one on the test split."""
+    import numpy as np
+
+    from laconic.runtimes import onnxruntime
+
+    job, program = prepared(network, seed)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, images, out = (Path(folder) / name for name in ("float.onnx", "images.npy", "quantized.onnx"))
+        onnxruntime.export(program, job.context.example(), whole)
+        np.save(images, job.splits.calibration.arrays(slice(None)))
+        start = time.monotonic()
+        script = Path(__file__).with_name("peers.py")
+        subprocess.run([python, script, peer, whole, images, out], check=True, capture_output=True, text=True)
+        return {**compared(whole, out, job.splits.test), "seconds": time.monotonic() - start}
+
+
+def compared(whole: Path, quantized: Path, split: Any) -> Row:
+    """Return accuracy, agreement of the first answers and signal-to-noise of the logits on all examples."""
+    import numpy as np
+
+    from laconic.runtimes import onnxruntime
+
+    runs, outputs, labels = [onnxruntime.load(path, 1) for path in (whole, quantized)], ([], []), []
+    for inputs, wanted in split.batches(64):
+        labels.append(wanted.numpy())
+        for run, found in zip(runs, outputs, strict=True):
+            found.append(run(inputs.numpy()))
+    before, after, truth = np.concatenate(outputs[0]), np.concatenate(outputs[1]), np.concatenate(labels)
     return {
-        "float": 100 * float((whole.argmax(1) == truth).mean()),
-        "accuracy": 100 * float((found.argmax(1) == truth).mean()),
-        "agreement": 100 * float((found.argmax(1) == whole.argmax(1)).mean()),
-        "decibels": 10 * float(np.log10(np.square(whole).sum() / np.square(found - whole).sum())),
-        "bytes": size,
-        "seconds": seconds,
+        "float": 100 * float((before.argmax(1) == truth).mean()),
+        "accuracy": 100 * float((after.argmax(1) == truth).mean()),
+        "agreement": 100 * float((after.argmax(1) == before.argmax(1)).mean()),
+        "decibels": 10 * float(np.log10(np.square(before).sum() / np.square(after - before).sum())),
+        "bytes": quantized.stat().st_size,
     }
 
 
-def main(networks: list[str]) -> None:
-    """Print a row for each network and width: means over seeds, and the worst drop."""
-    for network in networks:
-        is_cifar = network.startswith("resnet")
-        for widths in WIDTHS["resnet" if is_cifar else "mobilenet"]:
-            rows = [measured(network, seed, widths) for seed in (SEEDS if is_cifar else [0])]
-            average = {key: mean(row[key] for row in rows) for key in rows[0]}
-            drops = [row["float"] - row["accuracy"] for row in rows]
-            print(
-                f"{network} W{widths[0]}A{widths[1]}: {average['accuracy']:.2f} %, "
-                f"{mean(drops):+.2f} points lost (worst {max(drops):+.2f}), agreement {average['agreement']:.1f} %, "
-                f"{average['decibels']:.1f} dB, {average['bytes'] / 1e6:.3f} MB, "
-                f"{average['seconds']:.0f} s, seeds {len(rows)}",
-                flush=True,
-            )
+def show(name: str, rows: list[Row]) -> None:
+    """Print means over seeds, and the worst drop."""
+    average = {key: mean(row[key] for row in rows) for key in rows[0]}
+    drops = [row["float"] - row["accuracy"] for row in rows]
+    print(
+        f"{name}: {average['accuracy']:.2f} %, {mean(drops):+.2f} points lost (worst {max(drops):+.2f}), "
+        f"agreement {average['agreement']:.1f} %, {average['decibels']:.1f} dB, {average['bytes'] / 1e6:.3f} MB, "
+        f"{average['seconds']:.0f} s, seeds {len(rows)}",
+        flush=True,
+    )
+
+
+def main() -> None:
+    """Print a row for each network and width, and for each peer at 8 bits."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56", "mobilenet_v2", "mobilenet_v2-twin"])
+    parser.add_argument("--peers", type=Path, help="interpreter of the peers' environment")
+    chosen = parser.parse_args()
+    for network in chosen.networks:
+        kind = "resnet" if network.startswith("resnet") else "mobilenet"
+        seeds = SEEDS if kind == "resnet" else [0]
+        for widths in WIDTHS[kind]:
+            show(f"{network} W{widths[0]}A{widths[1]}", [ours(network, seed, widths) for seed in seeds])
+        for peer in PEERS if chosen.peers else ():
+            show(f"{network} W8A8, {peer}", [theirs(network, seed, peer, chosen.peers) for seed in seeds])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or ["resnet20", "resnet56", "mobilenet_v2", "mobilenet_v2-twin"])
+    main()

@@ -39,6 +39,7 @@ SETTINGS = {
     "prune.Filters": {"ratio": 0.3},
     "prune.Heads": {"ratio": 0.5},
     "prune.Layers": {"training": Training(epochs=2, batch=32, learning_rate=0.02, autocast="off")},
+    "quantize.Training": {"epochs": 1, "autocast": "off"},
     "tune.FineTune": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
 }
 
@@ -50,6 +51,7 @@ OTHER_SETTINGS = {
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
     "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",), "weight_bits": 4},
+    "quantize.Training": {"weight_bits": 2, "activation_bits": 3, "sum_bits": 4, "wide": ("left",), "alpha": 0.5, "epochs": 2},
     "quantize.WeightOnly": {"format": "int3", "granularity": "group", "group_size": 32, "symmetric": False, "exclude": ("head",)},
     "tune.FineTune": {"epochs": 2, "optimizer": "adamw", "ema": 0.9, "keep": "best"},
 }
@@ -58,7 +60,11 @@ OTHER_SETTINGS = {
 REFUSED = {
     ("quantize.Static", "quantize.Static"),
     ("quantize.Static", "quantize.WeightOnly"),
+    ("quantize.Training", "quantize.Static"),
+    ("quantize.Training", "quantize.WeightOnly"),
+    ("quantize.Training", "prune.Layers"),
     ("quantize.WeightOnly", "quantize.Static"),
+    ("quantize.WeightOnly", "quantize.Training"),
     ("quantize.WeightOnly", "quantize.WeightOnly"),
     ("prune.Magnitude", "prune.Magnitude"),
     ("prune.Layers", "prune.Layers"),  # the network has a single block

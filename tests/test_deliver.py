@@ -44,7 +44,7 @@ def test_a_score_is_measured_once_for_each_file(job, tmp_path, monkeypatch):
 
 
 def test_a_network_measured_alone_and_its_exported_file_agree(job, tmp_path):
-    file = fastest_float(job, Store(tmp_path)).file.path
+    file = export(job.program, "float", "onnxruntime", job, Store(tmp_path)).file.path
     network, exported = (measure_alone(Origin(name, job.origin.data), "onnxruntime", 1) for name in (job.origin.model, str(file)))
     for name in ("accuracy", "file_bytes", "parameters", "macs", "accuracy_per_class"):
         assert network[name] == exported[name]

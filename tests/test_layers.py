@@ -40,7 +40,7 @@ LAYERS = (
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 
-INSIDE_FUNCTIONS_ONLY = {"altair", "vl_convert", "onnx", "onnxruntime", "onnxscript", "sklearn", "PIL", "psutil"}
+INSIDE_FUNCTIONS_ONLY = {"altair", "vl_convert", "onnx", "onnxruntime", "onnxscript", "openvino", "sklearn", "PIL", "psutil"}
 AT_THE_TOP = {("data/pictures.py", "PIL"), ("data/cache.py", "PIL"), ("job.py", "psutil")}  # small, and reached by commands that need them
 
 MODULES = sorted(path.relative_to(SOURCE) for path in SOURCE.rglob("*.py"))
@@ -141,11 +141,11 @@ def loaded_by(statement: str) -> set[str]:
 
 @pytest.mark.parametrize("module", ["laconic", "laconic.cli", "laconic.fresh", "laconic.measure", "laconic.verbs", "laconic.runtimes"])
 def test_what_only_runs_a_file_does_not_load_torch(module):
-    assert not loaded_by(f"import {module}") & {"torch", "altair", "vl_convert", "onnx", "onnxruntime", "onnxscript", "sklearn"}
+    assert not loaded_by(f"import {module}") & {"torch", "altair", "vl_convert", "onnx", "onnxruntime", "onnxscript", "openvino", "sklearn"}
 
 
 def test_compressing_loads_no_plots_and_no_runtime():
-    heavy = {"altair", "vl_convert", "onnx", "onnxruntime", "onnxscript", "sklearn"}
+    heavy = {"altair", "vl_convert", "onnx", "onnxruntime", "onnxscript", "openvino", "sklearn"}
     assert not loaded_by("import laconic.recipe, laconic.context") & heavy
 
 

@@ -60,7 +60,7 @@ Seed = Annotated[
 Threads = Annotated[
     int, typer.Option(min=1, help="Threads of the runtime in every measurement, stated on the receipt. Torch takes OMP_NUM_THREADS.")
 ]
-Runtime = Annotated[str, typer.Option(help="What executes the artifact: onnxruntime.")]
+Runtime = Annotated[str, typer.Option(help="What executes the artifact: onnxruntime, openvino, or [bold]fastest[/] of the installed ones.")]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, for machines.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of recipes that train; four times as many where structures were removed.")]
 
@@ -94,7 +94,7 @@ def shrink(
     """
     from laconic.job import Origin, out_folder, prepare
     from laconic.receipt import Budget
-    from laconic.runtimes import runtime as known
+    from laconic.runtimes import candidates
     from laconic.search import check_budget
     from laconic.search import shrink as search
 
@@ -105,9 +105,9 @@ def shrink(
         smaller = faster = 1.0  # nothing asked for: at least it must not get worse
     budget = Budget(max_drop, smaller, faster, max_bytes, max_latency_ms)
     check_budget(budget)
-    known(runtime)
+    runtimes = candidates(runtime)
     folder, store = out_folder(out)
-    job = prepare(Origin(model, data, weights, data_root, seed), threads)
+    job = prepare(Origin(model, data, weights, data_root, seed), threads, runtime=runtimes[0])
     receipt = search(job, budget, folder, store, runtime, _say, epochs)
     _finish(receipt, out, as_json)
 
@@ -133,28 +133,31 @@ def compress(
         - distill.Response: {epochs: 5}
         - quantize.Static:
     """
-    from laconic.deliver import Delivery, deliver, export, fastest_float
+    from laconic.deliver import Delivery, deliver, export_each, fastest, fastest_float
     from laconic.job import Origin, out_folder, prepare
     from laconic.program import clone
     from laconic.recipe import apply, check_needs, check_patterns, not_kept, plain, read_recipe
+    from laconic.runtimes import candidates
     from laconic.runtimes import runtime as known
     from laconic.store import key
 
     steps = read_recipe(recipe)
-    module = known(runtime)
+    runtimes = candidates(runtime)
     folder, store = out_folder(out)
-    job = prepare(Origin(model, data, weights, data_root, seed), threads)
+    job = prepare(Origin(model, data, weights, data_root, seed), threads, runtime=runtimes[0])
     check_needs(steps, job.context)
     check_patterns(job.program, steps)
-    for note in not_kept(steps, module.KEEPS, job.program):
-        _say(
-            f"{runtime} does not execute this form as such and holds it dense: {note}. "
-            f"It makes program.safetensors smaller, not the {module.SUFFIX} file, and nothing faster"
-        )
-    baseline = fastest_float(job, store)
+    for each in runtimes:
+        for note in not_kept(steps, known(each).KEEPS, job.program):
+            _say(
+                f"{each} does not execute this form as such and holds it dense: {note}. "
+                f"It makes program.safetensors smaller, not the {known(each).SUFFIX} file, and nothing faster"
+            )
+    baseline = fastest_float(job, store, _say)
     compressed = apply(clone(job.program), steps, job.context, store, _say)
-    exported = export(compressed.program, f"artifact-{key(job.model_hash, job.data_hash, seed, plain(steps))}", runtime, job, store)
-    receipt = deliver(Delivery(job, baseline, exported, compressed, plain(steps)), folder, store, _say)
+    name = f"artifact-{key(job.model_hash, job.data_hash, seed, plain(steps))}"
+    files = export_each(compressed.program, name, runtimes, job, store, _say)
+    receipt = deliver(Delivery(job, baseline, fastest(files, job, store), compressed, plain(steps)), folder, store, _say)
     _finish(receipt, out, as_json)
 
 

@@ -5,7 +5,7 @@ import shutil
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from laconic import data, fresh
 from laconic.data import Split, Splits
+from laconic.errors import LaconicError
 from laconic.files import sha256, whole_file
 from laconic.fresh import File
 from laconic.job import Job, Origin, described, environment, portable, prepare
@@ -24,11 +25,16 @@ from laconic.program.lower import unsupported
 from laconic.program.represent import represented
 from laconic.receipt import Attempt, Budget, Hashes, Layer, Measurement, Ratios, Receipt, missed, write_receipt
 from laconic.recipe import Compressed, PlainRecipe
-from laconic.runtimes import installed, runtime
+from laconic.runtimes import candidates, installed, runtime
 from laconic.store import Store, key
 from laconic.version import __version__
 
 Say: TypeAlias = Callable[[str], None]
+
+
+def _silent(text: str) -> None:
+    """Say nothing."""
+
 
 THROUGHPUT_BATCH = 16
 _SECONDS = 4.0  # of interleaved timing for a receipt
@@ -52,19 +58,39 @@ def export(program: Program, name: str, runtime_name: str, job: Job, store: Stor
     return Exported(program, File(path, runtime_name))
 
 
-def fastest_float(job: Job, store: Store) -> Exported:
+def export_each(program: Program, name: str, runtimes: Sequence[str], job: Job, store: Store, say: Say) -> list[Exported]:
+    """Write `program` for each of `runtimes`; those that refuse it are told and left out.
+
+    Raises:
+        LaconicError: the only one, or the last of all, refuses it.
+    """
+    done = list[Exported]()
+    for number, runtime_name in enumerate(runtimes, 1):
+        try:
+            done.append(export(program, name, runtime_name, job, store))
+        except LaconicError as error:
+            if number == len(runtimes) and not done:
+                raise
+            say(f"      left out, {runtime_name}: {error}")
+    return done
+
+
+def fastest_float(job: Job, store: Store, say: Say = _silent) -> Exported:
     """Export the network as it came for every installed runtime, and return the fastest at batch 1: the baseline of every comparison."""
-    name = f"float-{job.model_hash[:16]}"
-    candidates = [export(job.program, f"{name}-{runtime_name}", runtime_name, job, store) for runtime_name in installed()]
-    if len(candidates) == 1:
-        return candidates[0]
+    return fastest(export_each(job.program, f"float-{job.model_hash[:16]}", installed(), job, store, say), job, store)
 
-    def fastest() -> int:
-        times = fresh.time_files([candidate.file for candidate in candidates], _example(job), job.threads)
-        return int(np.median(times, axis=0).argmin())
 
-    chosen: int = store.value(key("fastest", [sha256(candidate.file.path) for candidate in candidates], job.threads), fastest)
-    return candidates[chosen]
+def fastest(files: Sequence[Exported], job: Job, store: Store) -> Exported:
+    """Return the fastest at batch 1."""
+    racing = [each.file for each in files]
+    name = f"fastest-{key([(file.runtime, sha256(file.path)) for file in racing], job.threads)}"
+    chosen: int = store.value(name, lambda: _first(racing, _example(job), job.threads))
+    return files[chosen]
+
+
+def _first(files: Sequence[File], example: NDArray[Any], threads: int) -> int:
+    """Say which file is the fastest at batch 1, timed in turns in one fresh process."""
+    return 0 if len(files) == 1 else int(np.median(fresh.time_files(files, example, threads), axis=0).argmin())
 
 
 def score(file: File, split: Split, purpose: str, job: Job, store: Store) -> dict[str, Any]:
@@ -243,23 +269,31 @@ def _copy(source: Path, target: Path) -> None:
 def measure_alone(origin: Origin, runtime_name: str, threads: int) -> dict[str, Any]:
     """Measure one network on the test split in fresh processes: an exported file as it is, any other network after exporting it.
 
+    Args:
+        origin: the network and the data.
+        runtime_name: what executes it; "fastest": whichever is.
+        threads: of the runtime.
+
     Returns:
         The fields of a `Measurement` that apply, as plain data.
     """
+    names = candidates(runtime_name)
     with tempfile.TemporaryDirectory() as scratch:
-        if Path(origin.model).suffix == runtime(runtime_name).SUFFIX:
+        if Path(origin.model).suffix in {runtime(name).SUFFIX for name in names}:
             dataset = data.load(origin.data, origin.data_root)
-            return _alone(File(Path(origin.model), runtime_name), data.split(dataset, origin.seed), threads)
+            return _alone([File(Path(origin.model), name) for name in names], data.split(dataset, origin.seed), threads)
         job = prepare(origin, threads)
-        exported = export(job.program, "network", runtime_name, job, Store(Path(scratch)))
-        return _alone(exported.file, job.splits, threads)
+        exported = export_each(job.program, "network", names, job, Store(Path(scratch)), _silent)
+        return _alone([each.file for each in exported], job.splits, threads)
 
 
-def _alone(file: File, splits: Splits, threads: int) -> dict[str, Any]:
+def _alone(files: Sequence[File], splits: Splits, threads: int) -> dict[str, Any]:
     example = splits.calibration.arrays(slice(0, THROUGHPUT_BATCH))
+    file = files[_first(files, example, threads)]
     single, batched = (fresh.time_files([file], example, threads, batch)[:, 0] for batch in (1, THROUGHPUT_BATCH))
     scored = fresh.score_file(file, splits.test, threads)
     return {
+        "runtime": file.runtime,
         "file_bytes": file.path.stat().st_size,
         **asdict(runtime(file.runtime).count(file.path)),
         "accuracy": scored.top1,

@@ -52,13 +52,14 @@ class Job:
         return self.context.splits
 
 
-def prepare(origin: Origin, threads: int, trained: bool = True) -> Job:
+def prepare(origin: Origin, threads: int, trained: bool = True, runtime: str = "onnxruntime") -> Job:
     """Load and check everything a run needs.
 
     Args:
         origin: the network and the data.
         threads: of the runtime in every measurement.
         trained: whether a zoo network without weights is a mistake.
+        runtime: what steps that look at latency are timed in.
 
     Raises:
         LaconicError: what could not work later: unknown names, missing files, damaged weights, labels out of range, a model that
@@ -67,7 +68,7 @@ def prepare(origin: Origin, threads: int, trained: bool = True) -> Job:
     torch.manual_seed(origin.seed)
     dataset = data.load(origin.data, origin.data_root)
     context = Context(data.split(dataset, origin.seed), seed=origin.seed)
-    context = replace(context, latency=race(context.example(), threads=threads))
+    context = replace(context, latency=race(context.example(), runtime, threads))
     program, not_captured = load_program(origin, context, trained)
     check_outputs(program, context)
     return Job(origin, program, dataset, context, threads, fingerprint(program), data.fingerprint(dataset), tuple(not_captured))

@@ -17,7 +17,7 @@ from laconic.data import fingerprint
 from laconic.errors import LaconicError, unknown
 from laconic.measure import macs
 from laconic.program import Program, capture, clone, packed_bytes, weights
-from laconic.program.lower import ALONE
+from laconic.program.lower import ALONE, is_word_kept
 from laconic.receipt import JournalEntry
 from laconic.step import Step, field_notes, settings, step_name
 from laconic.store import Store, key
@@ -179,10 +179,11 @@ def check_patterns(program: Program, steps: Iterable[Step]) -> None:
         LaconicError: names the step, the pattern and the layers there are.
     """
     for position, step in enumerate(steps, start=1):
-        include, exclude = getattr(step, "include", ()), getattr(step, "exclude", ())
-        if include or exclude:
+        include, exclude, wide = (getattr(step, name, ()) for name in ("include", "exclude", "wide"))
+        if include or exclude or wide:
             try:
                 weights(program, include, exclude)
+                weights(program, wide)
             except LaconicError as error:
                 raise LaconicError(f"recipe step {position}, {step_name(step)}: {error}") from None
 
@@ -195,7 +196,7 @@ def not_kept(steps: Iterable[Step], keeps: frozenset[str], program: Program | No
     found = []
     for step in steps:
         forms: frozenset[str] = getattr(step, "forms", frozenset())
-        missing, alone = forms - keeps, any(" weights" in form for form in forms)
+        missing, alone = {form for form in forms if not is_word_kept(form, keeps)}, any(" weights" in form for form in forms)
         if missing:
             found.append(f"{step_name(step)}: {', '.join(sorted(missing))}")
         elif alone and program is not None:

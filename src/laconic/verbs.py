@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laconic.errors import LaconicError
-from laconic.runtimes import NAMES, runtime
+from laconic.runtimes import installed, runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -36,10 +36,13 @@ def export(program: "Program", path: Path | str, runtime_name: str = "onnxruntim
     return module.export(program, example or example_of(program), path)
 
 
-def load(path: Path | str, threads: int = 1) -> "Predict":
+def load(path: Path | str, threads: int = 1, runtime_name: str | None = None) -> "Predict":
     """Open an exported file as a callable: an array of shape (batch, ...) in (float32, or int64 of token ids), an array of scores out.
 
-    A delivered folder may be given in place of its file.
+    Args:
+        path: the file, or a delivered folder.
+        threads: of the runtime.
+        runtime_name: what executes it; None: the runtime on the receipt of a folder, for a file the first that reads its kind.
 
     Raises:
         LaconicError: there is no such file, it is damaged, or no runtime reads its kind.
@@ -48,9 +51,11 @@ def load(path: Path | str, threads: int = 1) -> "Predict":
     if path.is_dir():
         from laconic.receipt import read_receipt
 
-        path = path / read_receipt(path).after.file
-    for name in NAMES:
-        if path.suffix == runtime(name).SUFFIX:
+        delivered = read_receipt(path).after
+        path, runtime_name = path / delivered.file, runtime_name or delivered.runtime
+    suffixes = {name: runtime(name).SUFFIX for name in ([runtime_name] if runtime_name else installed())}
+    for name, suffix in suffixes.items():
+        if path.suffix == suffix:
             network: Predict = runtime(name).load(path, threads)
             return network
-    raise LaconicError(f"no runtime reads {path}; known kinds: {', '.join(runtime(name).SUFFIX for name in NAMES)}")
+    raise LaconicError(f"no runtime reads {path}; known kinds: {', '.join(dict.fromkeys(suffixes.values()))}")

@@ -3,7 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from laconic.program import Mask, Uniform, capture, fold_batch_norm, read, represent, weights
+from laconic.numeric.rounding import consecutive_groups
+from laconic.program import Codebook, Mask, Uniform, capture, fold_batch_norm, packed, read, represent, weights
 from laconic.program.fold import bias_of, set_bias
 from networks import NETWORKS, captured
 
@@ -172,6 +173,34 @@ def test_zeros_of_a_mask_stay_zero_and_the_mask_stays():
         for parameter in program.parameters():
             parameter.add_(1)
     assert torch.equal(read(program, "0.weight") == 0, ~keep)
+
+
+@pytest.mark.parametrize("form", ["int3", "ternary", "grouped"])
+def test_symmetric_grids_per_channel_take_the_factor_and_keep_their_codes(form):
+    module, example = nn.Sequential(nn.Conv2d(3, 4, 3), trained(nn.BatchNorm2d(4))).eval(), random(2, 3, 6, 6)
+    with torch.no_grad():
+        module[1].weight[1] *= -1
+    program, scale = capture(module, (example,)), 0.05 + random(4).abs() / 10
+    made = {
+        "int3": Uniform(scale, bits=3, axis=0, narrow=True),
+        "ternary": Codebook(scale, torch.tensor([-1.0, 0.0, 1.0]), axis=0),
+        "grouped": Uniform(0.05 + random(4, 3).abs() / 10, bits=3, axis=0, group=consecutive_groups((3, 3, 3), 3), narrow=True),
+    }
+    represent(program, "0.weight", made[form])
+    before, expected = packed(program, "0.weight"), program(example)
+    assert fold_batch_norm(program) == ["0.weight"]
+    assert not norms_of(program)
+    torch.testing.assert_close(program(example), expected, rtol=1e-4, atol=1e-5)
+    assert packed(program, "0.weight").bytes == before.bytes
+    assert len(read(program, "0.weight").unique()) <= 7 * made[form].scale.numel()
+
+
+def test_grids_that_are_not_symmetric_keep_the_norm():
+    module, example = nn.Sequential(nn.Conv2d(3, 4, 3), trained(nn.BatchNorm2d(4))).eval(), random(2, 3, 6, 6)
+    for grid in (Uniform(torch.full((4,), 0.05), bits=4, axis=0), Uniform(torch.full((4,), 0.05), torch.ones(4), 4, axis=0)):
+        program = capture(module, (example,))
+        represent(program, "0.weight", grid)
+        assert fold_batch_norm(program) == []
 
 
 def test_a_quantized_weight_keeps_its_grid_and_its_norm():

@@ -111,7 +111,7 @@ def test_what_a_runtime_does_not_keep_is_written_dense_and_said_before_and_after
 @pytest.mark.parametrize("mask_first", [True, False])
 def test_a_masked_and_quantized_weight_is_integer_with_its_zeros_in_either_order(mask_first):
     program, example = network()
-    weight = weights(program)[0]
+    weight = weights(program, kinds=["linear"])[0]
     keep = torch.rand(weight.value.shape, generator=torch.Generator().manual_seed(0)) > 0.5
     forms = [Mask(keep), Uniform(torch.tensor(0.01), torch.tensor(0.0), 8)]
     for form in forms if mask_first else forms[::-1]:

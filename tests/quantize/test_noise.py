@@ -51,6 +51,12 @@ def noise_of(program, original, context):
     return 10 * math.log10(sum(a * a for a in wanted) / sum((a - b) ** 2 for a, b in zip(wanted, given, strict=True)))
 
 
+@pytest.mark.parametrize("settings", [{"signal_to_noise": 20}, {"smoothing": 0.5}], ids=lambda settings: next(iter(settings)))
+def test_what_is_measured_needs_inputs(settings):
+    with pytest.raises(ValueError, match=f"{next(iter(settings))} needs calibration inputs"):
+        Static(calibration="statistics", **settings)
+
+
 def test_no_noise_is_infinitely_little():
     assert signal_to_noise(torch.ones(3), torch.ones(3)) == math.inf
 

@@ -362,17 +362,39 @@ def test_all_but_the_ends_have_the_widths_asked_for(program, context, weight_bit
     widths = {weight.name: weight_form(program, weight.name).bits for weight in weights(program)}
     inner = dict.fromkeys(("left.weight", "right.weight", "down.weight"), weight_bits)
     assert widths == {"stem.weight": 8, "head.weight": 8} | inner
-    activations = {node.args[0].name: form.bits for node, form in edges(program).items()}
-    names = ["relu", "relu_1", "conv2d_2", "relu_2"]
-    assert activations == {"x": 8, "relu_3": 8, "flatten": 8} | dict.fromkeys(names, activation_bits), "what the ends read is theirs"
+    assert inputs_bits(program) == {"stem.weight": 8, "head.weight": 8} | dict.fromkeys(inner, activation_bits)
+    sums = [node for node in program.graph.nodes if node.target is torch.ops.aten.add.Tensor]
+    assert {edges(program)[operand].bits for node in sums for operand in node.args[:2]} == {8}
     for name in inner:
         codes = weight_form(program, name).codes(read(program, name))
         assert len(codes.unique()) <= 2**weight_bits
         assert packed(program, name).settings["bits"] == weight_bits
 
 
+def inputs_bits(program):
+    """The width of what each layer reads."""
+    found = edges(program)
+    return {weight.name: found[reader.args[0]].bits for weight in weights(program) for reader in weight.readers}
+
+
+def test_a_layer_of_fewer_bits_than_the_sum_beside_it_reads_through_a_second_grid(program, context):
+    Static(activation_bits=3)(program, context)
+    second = {node.args[0]: form for node, form in edges(program).items() if node.args[0] in edges(program)}
+    assert {form.bits for form in second.values()} == {3}
+    assert {edges(program)[first].bits for first in second} == {8}
+    sums = [node for node in program.graph.nodes if node.target is torch.ops.aten.add.Tensor]
+    assert sums
+    assert any(first in node.args for first in second for node in sums), "a value that is summed and convolved"
+
+
+def test_sums_may_be_as_narrow_as_the_rest(program, context):
+    Static(activation_bits=3, sum_bits=2)(program, context)
+    assert sorted({form.bits for form in edges(program).values()}) == [3, 8]
+    assert not any(node.args[0] in edges(program) for node in edges(program)), "no second grids are needed"
+
+
 def test_the_ends_may_be_as_narrow_as_the_rest(program, context):
-    Static(weight_bits=5, activation_bits=6, ends_bits=2)(program, context)
+    Static(weight_bits=5, activation_bits=6, ends_bits=2, sum_bits=2)(program, context)
     assert {weight_form(program, weight.name).bits for weight in weights(program)} == {5}
     assert {form.bits for form in edges(program).values()} == {6}
 
@@ -425,7 +447,7 @@ def test_one_scale_for_a_whole_weight_is_widened_for_the_bias_that_needs_most():
 def test_what_a_runtime_must_execute_is_known_before_any_work():
     assert Static().forms == {"int8", "uint8"}
     assert Static(weight_bits=4, activation_bits=3).forms == {"int4", "uint3", "int8", "uint8"}
-    assert Static(weight_bits=4, activation_bits=3, ends_bits=2).forms == {"int4", "uint3"}
+    assert Static(weight_bits=4, activation_bits=3, ends_bits=2, sum_bits=5).forms == {"int4", "uint3", "uint5"}
     assert not_kept([Static(weight_bits=4)], frozenset({"int8", "uint8"})) == ["quantize.Static: int4"]
 
 

@@ -157,10 +157,12 @@ def test_biases_are_integers_at_the_scale_of_the_products(name, exported):
     for layer in layers:
         data, weight, bias = (sources[each] for each in layer.input[:3])
         assert tensors[bias.input[0]].dtype == np.int32
-        np.testing.assert_allclose(tensors[bias.input[1]], np.atleast_1d(tensors[data.input[1]] * tensors[weight.input[1]]), rtol=1e-6)
+        [product] = [node for node in nodes_of(file.path, "Mul") if bias.input[1] in node.output]
+        assert set(product.input) == {data.input[1], weight.input[1]}, "the scale is computed when the file is loaded"
+        scale = tensors[data.input[1]] * tensors[weight.input[1]]
         dense = program.state_dict()[weight.input[0].removesuffix("weight_codes") + "bias"]
-        error = np.abs(tensors[bias.input[0]] * tensors[bias.input[1]].astype(np.float64) - dense.numpy())
-        assert (error <= 0.51 * tensors[bias.input[1]]).all()
+        error = np.abs(tensors[bias.input[0]] * scale.astype(np.float64) - dense.numpy())
+        assert (error <= 0.51 * scale).all()
     assert not [key for key, array in tensors.items() if key.endswith("bias") and array.dtype == np.float32]
 
 
@@ -176,7 +178,24 @@ def test_integers_are_counted_as_the_weights_that_they_stand_for(name, exported)
 def test_a_quantized_file_is_little_larger_than_a_byte_for_each_weight(tmp_path):
     module, example = nn.Sequential(nn.Linear(256, 512), nn.ReLU(), nn.Linear(512, 10)), (torch.randn(2, 256),)
     onnxruntime.export(quantize(capture(module, example), example), example, tmp_path / "file.onnx")
-    assert (tmp_path / "file.onnx").stat().st_size < 1.08 * (256 * 512 + 512 * 10)
+    assert (tmp_path / "file.onnx").stat().st_size < 1.05 * (256 * 512 + 512 * 10)
+
+
+def test_what_is_stored_beside_codes_is_a_scale_and_a_bias_per_channel_and_no_second_scale(tmp_path):
+    def stored(width):
+        module, example = nn.Sequential(nn.Linear(8, width), nn.ReLU(), nn.Linear(width, 8)), (torch.randn(2, 8),)
+        file = onnxruntime.export(quantize(capture(module, example), example), example, tmp_path / f"{width}.onnx")
+        return file.path.stat().st_size
+
+    per_channel = (stored(2048) - stored(1024)) / 1024
+    assert per_channel < 8 + 8 + 4 + 4 + 1.1, "codes that make and that read it, scale, bias, zero point"
+
+
+def test_attributes_that_say_what_is_so_by_default_are_not_written(exported):
+    _, _, file = exported("convolution", quantized=True)
+    for node in onnx.load(file.path).graph.node:
+        declared = onnx.defs.get_schema(node.op_type, 20, node.domain).attributes
+        assert not [each.name for each in node.attribute if each.name in declared and each == declared[each.name].default_value]
 
 
 class Twice(nn.Module):
@@ -435,7 +454,8 @@ def test_the_program_is_exported_in_eval_mode_and_left_in_its_own(tmp_path):
 
 def test_runtimes_are_found_by_name():
     assert runtime("onnxruntime") is onnxruntime
-    assert installed() == list(NAMES) == ["onnxruntime"]
+    assert set(installed()) <= set(NAMES)
+    assert "onnxruntime" in installed()
     with pytest.raises(LaconicError, match="unknown runtime 'onxruntime'; did you mean 'onnxruntime'"):
         runtime("onxruntime")
 

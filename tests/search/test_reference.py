@@ -45,7 +45,7 @@ def compared(job, tmp_path, monkeypatch):
 
         monkeypatch.setattr(reference, "score", score)
         monkeypatch.setattr(reference, "export", export)
-        return Reference(baseline, of, store, "onnxruntime", lambda text: None).of(rung)
+        return Reference(baseline, of, store, lambda text: None).of(rung)
 
     return make, controls
 

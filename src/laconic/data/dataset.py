@@ -43,6 +43,14 @@ class Split:
         return len(self.inputs)
 
     @property
+    def limits(self) -> tuple[float, float] | None:
+        """The lowest and highest number that a network can be given, from how inputs are stored; None where they are no bytes."""
+        if self.inputs.dtype != np.uint8:
+            return None
+        mean, std = np.array(self.mean or (0.0,)), np.array(self.std or (1.0,))
+        return float(((0 - mean) / std).min()), float(((255 - mean) / std).max())
+
+    @property
     def tokens(self) -> bool:
         """Whether the inputs are token ids, whole numbers that are looked up and never computed with."""
         return self.inputs.dtype.kind in "iu" and self.inputs.dtype.itemsize > 1 and not self.mean

@@ -15,7 +15,6 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, fx, nn
-from torch.nn.utils import parametrize
 
 from laconic.errors import LaconicError
 from laconic.files import write_bytes
@@ -23,7 +22,7 @@ from laconic.program.encode import NAMED, decode_graph, encode_graph
 from laconic.program.forms import Representation
 from laconic.program.pack import Packed, packed, unpacked
 from laconic.program.program import Input, Program, holder, own_tensors, place, read
-from laconic.program.represent import REPRESENTATIONS, edges, represent, represented
+from laconic.program.represent import REPRESENTATIONS, edges, represent, represented, stored_tensor
 from laconic.program.shapes import infer_shapes
 
 FORMAT = "2"
@@ -89,7 +88,7 @@ def _tensors(program: Program, packs: Mapping[str, Packed]) -> dict[str, Tensor]
         if entry["name"] in packs:
             stored |= {f"tensor.{i}.{key}": torch.from_numpy(array) for key, array in packs[entry["name"]].arrays.items()}
         else:
-            stored[f"tensor.{i}"] = _stored(program, entry["name"])
+            stored[f"tensor.{i}"] = stored_tensor(program, entry["name"])
     for owner, forms in _owners(program, packs):
         for position, form in enumerate(forms):
             stored |= {f"{owner}.{position}.{key}": value for key, value in form.state_dict().items()}
@@ -105,16 +104,6 @@ def _edge_forms(program: Program) -> dict[str, Representation]:
     return {str(node.target): form for node, form in edges(program).items()}  # several nodes may share one
 
 
-def _stored(program: Program, name: str) -> Tensor:
-    module, attribute = holder(program, name)
-    if not parametrize.is_parametrized(module, attribute):
-        value: Tensor = getattr(module, attribute)
-        return value
-    lists: Any = module.parametrizations
-    original: Tensor = lists[attribute].original
-    return original
-
-
 def _entries(program: Program) -> list[dict[str, Any]]:
     """Every stored tensor by the user's name, ties once."""
     plain = [name for name in own_tensors(program) if name not in program.aliases]
@@ -124,7 +113,7 @@ def _entries(program: Program) -> list[dict[str, Any]]:
 
 def _kind(program: Program, name: str) -> dict[str, bool]:
     module, attribute = holder(program, name)
-    value = _stored(program, name)
+    value = stored_tensor(program, name)
     persistent = attribute not in module._non_persistent_buffers_set
     return {"parameter": isinstance(value, nn.Parameter), "trainable": value.requires_grad, "persistent": persistent}
 

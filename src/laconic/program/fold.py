@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, fx
 from torch.nn.utils import parametrize
 
-from laconic.program.forms import quantizer_of
+from laconic.program.forms import Quantizer, Representation
 from laconic.program.program import Program, holder, own_tensors, place, read, tidy
-from laconic.program.represent import represented
+from laconic.program.represent import representations, represented, stored_tensor
+from laconic.program.scaled import Scaled
 
 aten = torch.ops.aten
 _CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
@@ -21,17 +22,23 @@ def fold_batch_norm(program: Program) -> list[str]:
 
     With `w' = w g / sqrt(v + eps)` and `b' = (b - m) g / sqrt(v + eps) + beta` the layer computes what both computed in eval mode
     (B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018,
-    eq. 14). Zeros stay zeros. A quantized weight is not folded into, since its levels would be lost.
+    eq. 14). Zeros stay zeros, and codes stay codes where the levels are as many below 0 as above it, with a scale for each output
+    channel: the scale takes the factor. Into weights that are quantized otherwise nothing is folded, since their levels would be lost.
     """
-    kept = {name for name, forms in represented(program) if quantizer_of(forms) is not None}
     folded = []
-    for norm in [node for node in program.graph.nodes if node.target is aten.batch_norm.default]:
-        layer = norm.args[0]
-        if _can_fold(layer, norm) and str(layer.args[1].target) not in kept:
-            _fold(program, layer, norm)
-            folded.append(str(layer.args[1].target))
+    for norm in foldable_norms(program):
+        layer: Any = norm.args[0]
+        _fold(program, layer, norm)
+        folded.append(str(layer.args[1].target))
     tidy(program)
     return folded
+
+
+def foldable_norms(program: Program) -> list[fx.Node]:
+    """Return the batch norms that `fold_batch_norm` would fold, in graph order."""
+    kept = {name for name, forms in represented(program) if not all(_can_scale(form) for form in forms)}
+    norms = [node for node in program.graph.nodes if node.target is aten.batch_norm.default]
+    return [norm for norm in norms if _can_fold(norm.args[0], norm) and str(norm.args[0].args[1].target) not in kept]
 
 
 def _can_fold(layer: fx.Node, norm: fx.Node) -> bool:
@@ -42,17 +49,30 @@ def _can_fold(layer: fx.Node, norm: fx.Node) -> bool:
     return channels_last_axis and all(source.op == "get_attr" and len(source.users) == 1 for source in sources)
 
 
+def _can_scale(form: Representation) -> bool:
+    """Say whether a form follows when every output channel is multiplied by a factor of its own."""
+    return not isinstance(form, Quantizer) or (isinstance(form, Scaled) and form.axis == 0 and form.is_symmetric)
+
+
 def _fold(program: Program, layer: fx.Node, norm: fx.Node) -> None:
     name = str(_argument(layer, 1).target)
-    weight = read(program, name).detach()
     factor, shift = _scale_and_shift(program, norm)
     bias = _argument(layer, 2)
     before = read(program, str(bias.target)).detach() if bias is not None else torch.zeros_like(shift)
     with torch.no_grad():
-        assign(program, name, weight * factor.reshape(-1, *[1] * (weight.ndim - 1)))
+        _scale(program, name, factor)
     set_bias(program, layer, before * factor + shift)
     norm.replace_all_uses_with(layer)
     program.graph.erase_node(norm)
+
+
+def _scale(program: Program, name: str, factor: Tensor) -> None:
+    """Multiply the output channels of a weight, and the scales of its quantizers."""
+    forms = [form for form in representations(program, name) if isinstance(form, Scaled)]
+    weight = stored_tensor(program, name) if forms else read(program, name)
+    for form in forms:
+        form.scale.mul_(factor.abs().reshape(-1, *[1] * (form.scale.ndim - 1)))
+    assign(program, name, weight.detach() * factor.reshape(-1, *[1] * (weight.ndim - 1)))
 
 
 def set_bias(program: Program, layer: fx.Node, value: Tensor) -> None:

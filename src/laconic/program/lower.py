@@ -19,12 +19,15 @@ from laconic.numeric.rounding import broadcast, levels
 from laconic.program.forms import Quantizer, Representation, quantizer_of
 from laconic.program.program import Program, clone, place, read, tidy
 from laconic.program.represent import bake, edges, representations, represented
-from laconic.program.scaled import Uniform
+from laconic.program.scaled import Codebook, Uniform
 from laconic.program.walk import argument
 
 aten = torch.ops.aten
 
 _PADDING = (aten.pad.default, aten.constant_pad_nd.default)
+ANY_GROUPS = "groups of any size"
+"""Among what a runtime executes: scales for groups that are no blocks of 16 entries too."""
+
 _BLOCK = 16  # entries that kernels for groups work on at once
 ALONE = ("linear", "embedding")  # kinds of layers that runtimes execute with codes under float activations
 _ALONE = (aten.linear.default, aten.embedding.default)
@@ -92,15 +95,25 @@ class Lowered:
 
 def unsupported(program: Program, keeps: frozenset[str]) -> tuple[str, ...]:
     """Say, before any work, what a runtime that executes `keeps` would not keep in its form."""
-    weights = [(name, form) for name, forms in represented(program) for form in forms if not _is_kept(program, name, form, keeps)]
+    weights = [
+        (name, form)
+        for name, forms in represented(program)
+        for form in forms
+        if not _is_kept(program, name, _in_whole_numbers(form), keeps)
+    ]
     activations = [(str(node), form.name) for node, form in edges(program).items()]
     found = [f"{name}: {_word(program, name, form, keeps)}" for name, form in weights]
     return tuple(found + [f"{name}: activations {word}" for name, word in activations if word not in keeps])
 
 
+def _in_whole_numbers(form: Representation) -> Representation:
+    """Return the grid of whole numbers that a table of levels lies on, where there is one, such as of binary weights; else the form."""
+    return form.whole() or form if isinstance(form, Codebook) else form
+
+
 def _is_kept(program: Program, name: str, form: Representation, keeps: frozenset[str]) -> bool:
     """Say whether a weight's form is in `keeps`; under float activations only where runtimes multiply by codes or look rows up in them."""
-    if _word(program, name, form, keeps) not in keeps:
+    if not is_word_kept(_word(program, name, form, keeps), keeps):
         return False
     if not isinstance(form, Uniform) or (form.name in keeps and _meets_integers(program, name, keeps)):
         return True
@@ -129,6 +142,11 @@ def weights_word(name: str, group_size: int | None = None) -> str:
     ('int4 weights', 'grouped int4 weights', 'grouped int4 weights in groups of 24')
     """
     return f"{name} weights" + (f" in groups of {group_size}" if group_size and group_size % _BLOCK else "")
+
+
+def is_word_kept(word: str, keeps: frozenset[str]) -> bool:
+    """Say whether a form is among those that a runtime executes."""
+    return word in keeps or (ANY_GROUPS in keeps and word.partition(" in groups of ")[0] in keeps)
 
 
 def _meets_integers(program: Program, name: str, keeps: frozenset[str]) -> bool:
@@ -165,7 +183,8 @@ def lower(program: Program, keeps: frozenset[str]) -> Lowered:
 
 def _kept_grid(program: Program, name: str, keeps: frozenset[str]) -> Uniform | None:
     """Return the quantizer whose codes can be written: the last form, masks aside, since a zero has a code too."""
-    grid = quantizer_of(representations(program, name))
+    quantizer = quantizer_of(representations(program, name))
+    grid = None if quantizer is None else _in_whole_numbers(quantizer)
     return grid if isinstance(grid, Uniform) and _is_kept(program, name, grid, keeps) else None
 
 

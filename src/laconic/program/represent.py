@@ -8,11 +8,11 @@ from collections.abc import Collection, Iterator
 from itertools import count
 from typing import Any
 
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from laconic.program.forms import Half, Mask, Representation
-from laconic.program.program import Program, holder, place
+from laconic.program.program import Program, holder, place, read
 from laconic.program.scaled import Codebook, Uniform
 
 _EDGES = "_edges"  # where representations of activations are held
@@ -46,21 +46,21 @@ def _give_holder(program: Program, name: str) -> str:
     return moved
 
 
-def represent_edge(program: Program, node: fx.Node, representation: Representation, unread_by: Collection[fx.Node] = ()) -> fx.Node:
-    """Put a representation behind `node`: its readers, but for those of `unread_by`, read the represented value. Returns the new node."""
+def represent_edge(program: Program, node: fx.Node, representation: Representation, readers: Collection[fx.Node] | None = None) -> fx.Node:
+    """Put a representation behind `node`: `readers`, or else all that read it, read the represented value. Returns the new node."""
     if _EDGES not in program._modules:
         program.add_module(_EDGES, nn.Module())
     home = program.get_submodule(_EDGES)
     name = next(name for i in count() if (name := f"{node.name}_{i}" if i else node.name) not in home._modules)
     home.add_module(name, representation)
-    return _insert_edge(program, node, f"{_EDGES}.{name}", unread_by)
+    return _insert_edge(program, node, f"{_EDGES}.{name}", readers)
 
 
-def _insert_edge(program: Program, node: fx.Node, target: str, unread_by: Collection[fx.Node] = ()) -> fx.Node:
+def _insert_edge(program: Program, node: fx.Node, target: str, readers: Collection[fx.Node] | None = None) -> fx.Node:
     with program.graph.inserting_after(node):
         edge = program.graph.call_module(target, (node,))
     edge.meta = dict(node.meta)
-    node.replace_all_uses_with(edge, delete_user_cb=lambda user: user is not edge and user not in unread_by)
+    node.replace_all_uses_with(edge, delete_user_cb=lambda user: user is not edge and (readers is None or user in readers))
     return edge
 
 
@@ -85,6 +85,16 @@ def representations(program: nn.Module, name: str) -> list[Representation]:
         return []
     chain: Any = module.parametrizations
     return list(chain[attribute])
+
+
+def stored_tensor(program: nn.Module, name: str) -> Tensor:
+    """Return the tensor called `name` as it is stored, before its representations."""
+    module, attribute = holder(program, graph_name(program, name))
+    if not parametrize.is_parametrized(module, attribute):
+        return read(program, name)
+    lists: Any = module.parametrizations
+    stored: Tensor = lists[attribute].original
+    return stored
 
 
 def graph_name(program: nn.Module, name: str) -> str:

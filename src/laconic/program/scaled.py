@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from laconic.numeric.codebook import nearest
-from laconic.numeric.rounding import broadcast, consecutive_groups, levels, round_through, through
+from laconic.numeric.learned_step import learned_step, nearest_multiple
+from laconic.numeric.rounding import broadcast, consecutive_groups, levels, through
 from laconic.program.forms import Quantizer
 
 
@@ -46,6 +47,16 @@ class Scaled(Quantizer):
     def step(self) -> Tensor:
         """The scale, positive whatever training made of the parameter."""
         return self.scale.abs().clamp_min(torch.finfo(torch.float32).tiny)
+
+    @property
+    @abstractmethod
+    def is_symmetric(self) -> bool:
+        """Whether the level of -x is always minus that of x."""
+
+    @property
+    @abstractmethod
+    def holds_zero(self) -> bool:
+        """Whether 0.0 is a level."""
 
     def spread(self, values: Tensor, dense: Tensor) -> Tensor:
         """Shape `values`, one for each scale, so that they multiply `dense`."""
@@ -138,6 +149,16 @@ class Uniform(Scaled):
         """How many codes there are."""
         return 1 << self.bits
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether codes go as far below 0 as above."""
+        return self.signed and self.narrow and not bool(self.zero_point.any())
+
+    @property
+    def holds_zero(self) -> bool:
+        """Always: it is the level of the zero point."""
+        return True
+
     def settings(self) -> dict[str, Any]:
         """Return width, sign, axis and whether the lowest code is unused."""
         return {"bits": self.bits, "signed": self.signed, "axis": self.axis, "narrow": self.narrow}
@@ -150,14 +171,14 @@ class Uniform(Scaled):
     def codes(self, dense: Tensor) -> Tensor:
         """Return the whole-number code of every entry, signed where the grid is, as float."""
         low, high = levels(self.bits, self.signed)
-        low += self.narrow
         scale, zero_point = self._grid(dense)
-        return round_through(torch.clamp(dense.float() / scale, low - zero_point, high - zero_point)) + zero_point
+        return nearest_multiple(dense.float() / scale, low + self.narrow - zero_point, high - zero_point) + zero_point
 
     def forward(self, dense: Tensor) -> Tensor:
         """Return the nearest level to every entry."""
+        low, high = levels(self.bits, self.signed)
         scale, zero_point = self._grid(dense)
-        return ((self.codes(dense) - zero_point) * scale).to(dense.dtype)
+        return learned_step(dense, scale, low + self.narrow - zero_point, high - zero_point)
 
     def encode(self, dense: Tensor) -> Tensor:
         """Return the code of every entry, counted from 0."""
@@ -183,7 +204,9 @@ class Codebook(Scaled):
     """Quantize to a table of levels times a scale: `scale * nearest level to (x / scale)`.
 
     The levels -1 and 1 are binary, -1, 0 and 1 ternary. The gradient passes unchanged inside the range of the levels and stops outside
-    (I. Hubara et al., "Binarized Neural Networks", NeurIPS 2016).
+    (I. Hubara et al., "Binarized Neural Networks", NeurIPS 2016). With two levels it passes everywhere, or else half of the weights would
+    be lost to training when it starts, for their scale is their mean magnitude; and the scale's own derivative is then exact, since the
+    signs do not depend on it (S. Zhou et al., "DoReFa-Net", arXiv:1606.06160, section 2.3).
     """
 
     levels: Tensor
@@ -209,6 +232,16 @@ class Codebook(Scaled):
         """How many codes there are."""
         return len(self.levels)
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether the table is."""
+        return torch.equal(self.levels, -self.levels.flip(0))
+
+    @property
+    def holds_zero(self) -> bool:
+        """Whether the table does."""
+        return bool((self.levels == 0).any())
+
     def settings(self) -> dict[str, Any]:
         """Return the table's name and the axis."""
         return {"format": self.format, "axis": self.axis}
@@ -224,8 +257,18 @@ class Codebook(Scaled):
     def forward(self, dense: Tensor) -> Tensor:
         """Return the nearest level to every entry, times its scale."""
         scale = self.trained_step(dense, 1.0)
+        if len(self.levels) == 2:
+            return (self.levels[self.encode(dense)] * scale).to(dense.dtype) + (dense - dense.detach())
         inside = torch.clamp(dense.float() / scale, self.levels[0], self.levels[-1])
         return (through(self.levels[self.encode(dense)], inside) * scale).to(dense.dtype)
+
+    def whole(self) -> Uniform | None:
+        """Return the grid of whole numbers that holds all levels, of few bits; None: there is none of 8 bits or fewer."""
+        for finer in range(1, 128):
+            multiples = self.levels.double() * finer
+            if torch.allclose(multiples, multiples.round(), rtol=0, atol=1e-6):
+                return Uniform(self.step / finer, None, finer.bit_length() + 1, True, self.axis, self.group, narrow=True)
+        return None
 
     def _with(self, pick: Callable[[Tensor], Tensor], group: Tensor | None) -> "Codebook":
         return Codebook(pick(self.scale), self.levels, self.format, self.axis, group)

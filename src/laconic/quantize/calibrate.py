@@ -1,6 +1,5 @@
 """The grids of activations, from what a network computes on calibration inputs."""
 
-from collections.abc import Mapping
 from typing import Literal, TypeAlias
 
 import torch
@@ -9,8 +8,7 @@ from torch import Tensor, fx
 from laconic.context import Context
 from laconic.errors import LaconicError
 from laconic.numeric.ranges import Histogram, divergence_range, mean_square_range, percentile_range
-from laconic.numeric.rounding import asymmetric_grid
-from laconic.program import Program, Uniform
+from laconic.program import Program
 from laconic.program.observe import observe
 from laconic.program.walk import where
 
@@ -36,23 +34,8 @@ def calibration_inputs(program: Program, context: Context) -> list[Tensor]:
     return batches
 
 
-def activation_grids(
-    program: Program, batches: list[Tensor], bits: Mapping[fx.Node, int], ranges: Ranges, percentile: float
-) -> dict[fx.Node, Uniform]:
-    """Return an unsigned grid for the values of each node, as many bits wide as `bits` says.
-
-    Raises:
-        LaconicError: values that are not finite, or all zero.
-    """
-    histograms = histograms_of(program, list(bits), [(inputs,) for inputs in batches], needs_counts=ranges != "min-max")
-    grids = {}
-    for node, histogram in histograms.items():
-        low, high = (torch.tensor(limit) for limit in _range(histogram, bits[node], ranges, percentile))
-        grids[node] = Uniform(*asymmetric_grid(low, high, bits[node]), bits[node], signed=False)
-    return grids
-
-
-def _range(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> tuple[float, float]:
+def value_range(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> tuple[float, float]:
+    """Return the lowest and highest value that a grid of so many bits should hold."""
     match ranges:
         case "min-max":
             return histogram.low, histogram.high

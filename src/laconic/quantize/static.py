@@ -1,42 +1,44 @@
-"""Static post-training quantization to integers of 2 to 8 bits, with the ranges of activations from calibration inputs.
+"""Static post-training quantization to integers of 2 to 8 bits, with the ranges of activations from calibration inputs or batch norm.
 
 Source: B. Jacob et al., "Quantization and Training of Neural Networks for Efficient Integer-Arithmetic-Only Inference", CVPR 2018;
 R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inference: A whitepaper", arXiv:1806.08342, section 3
 (per-channel weights).
 """
 
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, Self, TypeAlias
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import Field, model_validator
+from torch import Tensor, fx
 
 from laconic.context import Context
 from laconic.errors import NotApplicableError
+from laconic.numeric.ranges import Histogram
 from laconic.numeric.rounding import mean_square_scale, per_channel, symmetric_scale
-from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, represent, represent_edge, tidy, weights
-from laconic.program.fold import bias_of
-from laconic.program.represent import edges, representations, share_edge
-from laconic.quantize.calibrate import Ranges, activation_grids, calibration_inputs
+from laconic.numeric.spread import Spread
+from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, weights
+from laconic.program.represent import edges
+from laconic.quantize.calibrate import Ranges, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
+from laconic.quantize.data_free import assumed_histograms, correct_by_means, norm_spreads, value_spreads
 from laconic.quantize.equalize import equalize
+from laconic.quantize.grids import KINDS, even_widths, points_of, put_grids
 from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.noise import keep_in_float, outputs, signal_to_noise
-from laconic.quantize.placement import end_kernels, float_readers, quantized_points, readers_grids
 from laconic.quantize.smooth import smooth
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
 Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
 
-_KINDS = ("conv1d", "conv2d", "conv3d", "linear")
 _CORRECTION_BYTES = 256 * 2**20  # of the largest activation while biases are corrected
 
 
 @step
 class Static:
-    """Quantize weights and activations to integers with ranges set on calibration inputs; folds batch norm first.
+    """Quantize weights and activations to integers; ranges come from calibration inputs or batch norm, which is folded first.
 
     Smaller (at 8 bits a quarter of the bytes) and faster (integer kernels), without training.
     """
@@ -44,36 +46,57 @@ class Static:
     weight_bits: Bits = 8
     activation_bits: Bits = 8
     ends_bits: Bits = 8  # at least so many for the layers that read the network's input or make its output, and for what they read
+    sum_bits: Bits = 8  # at least so many for activations that sums and poolings read, as in residual networks
     weight_granularity: Literal["tensor", "channel"] = "channel"  # one scale per tensor of weights, or per output channel
-    ranges: Ranges = "mean-square"  # of activations
+    calibration: Literal["inputs", "statistics"] = "inputs"  # what ranges and biases are set by: inputs, or batch norm without any
+    input_range: tuple[float, float] | None = None  # of the network's inputs, only for calibration: statistics; none: that of stored bytes
+    ranges: Ranges | None = None  # of activations; none: mean-square on inputs, min-max on statistics
     weight_ranges: Literal["min-max", "mean-square"] = "min-max"
     percentile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9999  # share of values inside the range; only for ranges: percentile
     bias_correction: bool = True
     equalization: bool = False  # rescale channels between layers, so that each uses its grid evenly
     rounding: Literal["nearest", "layer"] = "nearest"  # of weights: to the nearest level, or learned layer by layer
     iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer
-    signal_to_noise: Annotated[float, Field(gt=0)] | None = (
-        None  # dB of the outputs to reach: activations that keep it from that stay float
-    )
+    signal_to_noise: Annotated[float, Field(gt=0)] | None = None  # dB of the outputs to reach; activations in the way of it stay float
     smoothing: Annotated[float, Field(ge=0, le=1)] | None = None  # share of the channels' unevenness that linear layers' weights take over
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
+    @model_validator(mode="after")
+    def _statistics_are_no_inputs(self) -> Self:
+        given = {"smoothing": self.smoothing is not None, "signal_to_noise": self.signal_to_noise is not None}
+        given |= {"equalization": self.equalization, f"rounding: {self.rounding}": self.rounding != "nearest"}
+        wants = [name for name, on in given.items() if on]
+        if self.calibration == "statistics" and wants:
+            raise ValueError(f"{' and '.join(wants)} needs calibration inputs; calibration: statistics has none")
+        if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
+            raise ValueError(f"input_range is the lowest and the highest number, in this order; got {list(self.input_range)}")
+        return self
+
     @property
     def forms(self) -> frozenset[str]:
         """What the runtime must execute."""
-        widths = {("int", self.weight_bits), ("uint", self.activation_bits)}
-        return frozenset(f"{kind}{max(bits, least)}" for kind, bits in widths for least in (bits, self.ends_bits))
+        weights, activations = {self.weight_bits, self.ends_bits}, {self.activation_bits, self.ends_bits, self.sum_bits}
+        least = {"int": self.weight_bits, "uint": self.activation_bits}
+        named = [("int", bits) for bits in weights] + [("uint", bits) for bits in activations]
+        return frozenset(f"{kind}{max(bits, least[kind])}" for kind, bits in named)
+
+    @property
+    def _ranges(self) -> Ranges:
+        return self.ranges or ("mean-square" if self.calibration == "inputs" else "min-max")
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Register quantizers on weights and edges, then correct the biases."""
+        norms = norm_spreads(program)
         folded = fold_batch_norm(program)
-        chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in _KINDS]
+        chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in KINDS]
         if not chosen:
             raise NotApplicableError("quantize.Static found no convolution or linear layer")
         if edges(program):
             raise NotApplicableError("this network's activations are quantized already")
         check_unquantized(program, chosen)
+        if self.calibration == "statistics":
+            return self._from_statistics(program, chosen, norms, context)
         batches = calibration_inputs(program, context)
         if self.equalization:
             context.note(f"{len(equalize(program, batches))} weights equalized")
@@ -93,26 +116,31 @@ class Static:
             self._correct(program, original, chosen, batches, context)
         return program
 
-    def _quantize(self, program: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> None:
+    def _from_statistics(self, program: Program, chosen: list[Weight], norms: dict[str, Spread], context: Context) -> Program:
+        """Quantize a program whose batch norms, folded by now, were `norms`; no input is looked at."""
+        spreads = value_spreads(program, norms)
+        limits = self.input_range or context.splits.calibration.limits
+        histograms = assumed_histograms(list(points_of(program, chosen)), spreads, limits)
+        means = {node: spreads[source].mean for each in chosen for node in each.readers if (source := node.all_input_nodes[0]) in spreads}
+        self._quantize(program, chosen, [], context, histograms)
+        context.note(f"{len(norms)} batch norms folded")
+        if self.bias_correction:
+            largest = correct_by_means(program, chosen, means)
+            context.note(f"biases of {len(means)} layers corrected from batch norm, by at most {largest:.3g}")
+        return program
+
+    def _quantize(
+        self,
+        program: Program,
+        chosen: list[Weight],
+        batches: list[Tensor],
+        context: Context,
+        histograms: Mapping[fx.Node, Histogram] | None = None,
+    ) -> None:
         """Put every chosen weight and the activations around them on a grid."""
-        ends = end_kernels(program)
-        points = quantized_points(program, chosen)
-        wide = readers_grids(points, {reader for weight in chosen for reader in weight.readers if reader in ends})
-        bits = {node: max(self.activation_bits, self.ends_bits if node in wide else 0) for node in points}
-        grids = activation_grids(program, batches, bits, self.ranges, self.percentile)
-        in_float = float_readers(program, chosen, points)
-        for weight in chosen:
-            width = max(self.weight_bits, self.ends_bits if ends.intersection(weight.readers) else 0)
-            represent(program, weight.name, self._weight_grid(weight, width))
-        for node, grid in grids.items():
-            edge = represent_edge(program, node, grid, unread_by=in_float.get(node, ()))
-            for later in points[node]:
-                share_edge(program, later, edge)
-        tidy(program)
-        for weight in chosen:
-            _make_room_for_bias(program, weight)
-        widths = [form.bits for weight in chosen for form in representations(program, weight.name) if isinstance(form, Uniform)]
-        context.note(f"{_counted(widths, 'weights')}, {_counted(list(bits.values()), 'activations')}")
+        widths = even_widths(program, chosen, self.weight_bits, self.activation_bits, self.ends_bits, self.sum_bits)
+        placed = put_grids(program, chosen, batches, widths, self._weight_grid, self._ranges, self.percentile, histograms)
+        context.note(f"{counted(list(widths.weights.values()), 'weights')}, {counted(list(placed.values()), 'activations')}")
 
     def _weight_grid(self, weight: Weight, bits: int) -> Uniform:
         axis = weight.axis if self.weight_granularity == "channel" else None
@@ -148,24 +176,14 @@ class Static:
         return corrected if after > kept.after else program
 
 
-def _counted(widths: list[int], what: str) -> str:
+def counted(widths: list[int], what: str) -> str:
     """Say how many there are of each width.
 
-    >>> _counted([8, 4, 4, 8], "weights")
+    >>> counted([8, 4, 4, 8], "weights")
     '2 weights at 4 bits, 2 at 8'
     """
     counts = [(widths.count(bits), bits) for bits in sorted(set(widths))]
     return ", ".join(f"{count} {what} at {bits} bits" if i == 0 else f"{count} at {bits}" for i, (count, bits) in enumerate(counts))
-
-
-def _make_room_for_bias(program: Program, weight: Weight) -> None:
-    """Widen the scales of channels with tiny weights beside a large bias, which would not fit 32 bits at the scale of the products."""
-    grid = representations(program, weight.name)[-1]
-    for reader in weight.readers:
-        bias, source = bias_of(program, reader), edges(program).get(reader.all_input_nodes[0])
-        if bias is not None and isinstance(source, Uniform) and isinstance(grid, Uniform):
-            least = (bias.abs() / (source.step * 2**30)).detach()
-            grid.scale.data = torch.maximum(grid.scale.data, least if grid.axis is not None else least.amax())
 
 
 def _within_memory(program: Program, inputs: Tensor) -> Tensor:

@@ -26,12 +26,13 @@ from laconic.numeric.rounding import (
     per_group,
     symmetric_scale,
 )
-from laconic.program import Codebook, Half, Mask, Program, Quantizer, Uniform, Weight, packed, represent, weights
+from laconic.program import Codebook, Half, Program, Quantizer, Uniform, Weight, packed, weights
 from laconic.program.forms import kept
 from laconic.program.lower import weights_word
 from laconic.program.represent import representations
 from laconic.quantize.calibrate import calibration_inputs
 from laconic.quantize.compensate import compensate
+from laconic.quantize.grids import represent_weight
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
@@ -91,9 +92,7 @@ class WeightOnly:
         before = _bytes(program, chosen)
         for weight in chosen:
             keep = kept(representations(program, weight.name))
-            represent(program, weight.name, self._quantizer(weight, keep))
-            if keep is not None and self.format == "binary":  # which has no level at 0
-                represent(program, weight.name, Mask(keep))
+            represent_weight(program, weight.name, self._quantizer(weight, keep), keep)
         if inputs is not None:
             left = compensate(program, chosen, inputs)
             context.note(f"{len(chosen) - len(left)} weights rounded by curvature" + (f", not {', '.join(left)}" if left else ""))

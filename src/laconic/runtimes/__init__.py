@@ -4,24 +4,50 @@ import importlib
 import importlib.util
 from types import ModuleType
 
-from laconic.errors import unknown
+from laconic.errors import LaconicError, unknown
 
-__all__ = ["NAMES", "installed", "runtime"]
+__all__ = ["FASTEST", "NAMES", "candidates", "installed", "runtime"]
 
-NAMES = ("onnxruntime",)
+NAMES = ("onnxruntime", "openvino")
+FASTEST = "fastest"  # whichever of those that are installed
 
 
 def runtime(name: str) -> ModuleType:
     """Return the runtime's module.
 
     Raises:
-        LaconicError: there is no such runtime.
+        LaconicError: there is no such runtime, or its package is not installed.
     """
     if name not in NAMES:
         raise unknown("runtime", name, NAMES)
-    return importlib.import_module(f"laconic.runtimes.{name}")
+    module = _module(name)
+    if not _is_installed(module):
+        raise LaconicError(f"the {name} runtime needs the package {module.PACKAGE}: pip install 'laconic[{name}]'")
+    return module
 
 
 def installed() -> list[str]:
     """Return the names of the runtimes whose packages are there."""
-    return [name for name in NAMES if importlib.util.find_spec(runtime(name).PACKAGE) is not None]
+    return [name for name in NAMES if _is_installed(_module(name))]
+
+
+def candidates(name: str) -> list[str]:
+    """Return the runtimes that a user's choice allows: the one of that name, or for "fastest" all that are installed.
+
+    Raises:
+        LaconicError: there is no such runtime, or its package is not installed.
+    """
+    if name == FASTEST:
+        return installed()
+    if name not in NAMES:
+        raise unknown("runtime", name, (*NAMES, FASTEST))
+    runtime(name)
+    return [name]
+
+
+def _module(name: str) -> ModuleType:
+    return importlib.import_module(f"laconic.runtimes.{name}")
+
+
+def _is_installed(module: ModuleType) -> bool:
+    return importlib.util.find_spec(module.PACKAGE) is not None

@@ -36,7 +36,7 @@ def fuse_padding(graph: "onnx.GraphProto") -> None:
             node.attribute.extend([*kept, helper.make_attribute("pads", [a + b for a, b in zip(own, before, strict=True)])])
             node.input[0] = pad.input[0]
         graph.node.remove(pad)
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def _can_pad(node: "onnx.NodeProto", pad: "onnx.NodeProto") -> bool:
@@ -60,7 +60,10 @@ def _zero_padding(graph: "onnx.GraphProto", pad: "onnx.NodeProto") -> list[int] 
 
 
 def quantize_biases(graph: "onnx.GraphProto") -> None:
-    """Write the biases of integer layers as 32-bit integers at the scale of the products, which is how integer kernels add them."""
+    """Write the biases of integer layers as 32-bit integers at the scale of the products, which is how integer kernels add them.
+
+    That scale is not stored: the runtime multiplies the two it is made of, once, when it loads the file.
+    """
     from onnx import helper, numpy_helper
 
     dequantized = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
@@ -69,18 +72,18 @@ def quantize_biases(graph: "onnx.GraphProto") -> None:
         bias, sources = tensors.get(node.input[2]), [dequantized.get(name) for name in node.input[:2]]
         if bias is None or None in sources:
             continue
-        scales = [numpy_helper.to_array(tensors[source.input[1]]) for source in sources if source is not None]
-        scale = np.atleast_1d(scales[0] * scales[1]).astype(np.float32)
+        scales = [source.input[1] for source in sources if source is not None]
+        held = [numpy_helper.to_array(tensors[scale]) for scale in scales]
         place = list(graph.node).index(node)
-        codes = np.round(numpy_helper.to_array(bias) / scale.astype(np.float64))
+        codes = np.round(numpy_helper.to_array(bias) / (held[0] * held[1]).astype(np.float64))
         if np.abs(codes).max() >= 2**31 - 1:
             continue
         name = f"{bias.name}_codes_{place}"  # layers that share a bias have grids of their own
-        added = {name: codes.astype(np.int32), f"{name}_scale": scale}
-        graph.initializer.extend(numpy_helper.from_array(array, key) for key, array in added.items())
-        graph.node.insert(place, helper.make_node("DequantizeLinear", list(added), [f"{name}_dense"], axis=0))
+        graph.initializer.append(numpy_helper.from_array(codes.astype(np.int32), name))
+        graph.node.insert(place, helper.make_node("DequantizeLinear", [name, f"{name}_scale"], [f"{name}_dense"], axis=0))
+        graph.node.insert(place, helper.make_node("Mul", scales, [f"{name}_scale"]))
         node.input[2] = f"{name}_dense"
-    _drop_unread(graph)
+    drop_unread(graph)
 
 
 def fits_4_bits(codes: NDArray[Any]) -> bool:
@@ -121,14 +124,15 @@ def codes_of(graph: "onnx.GraphProto") -> list[str]:
     return list(dict.fromkeys(stored[name] for name in read if name in stored))
 
 
-def _drop_unread(graph: "onnx.GraphProto") -> None:
+def drop_unread(graph: "onnx.GraphProto") -> None:
+    """Remove the stored tensors that no node reads."""
     used = {name for node in graph.node for name in node.input}
     for tensor in [tensor for tensor in graph.initializer if tensor.name not in used]:
         graph.initializer.remove(tensor)
 
 
 def make_compact(model: "onnx.ModelProto") -> None:
-    """Drop what only a debugger reads and shorten inner names; inputs, outputs and weights keep theirs."""
+    """Drop what only a debugger reads or what is so by default, and shorten inner names; inputs, outputs and weights keep theirs."""
     del model.metadata_props[:], model.graph.metadata_props[:], model.graph.value_info[:]
     model.graph.doc_string = model.doc_string = ""
     kept = {value.name for part in (model.graph.input, model.graph.output, model.graph.initializer) for value in part} | {""}
@@ -138,15 +142,35 @@ def make_compact(model: "onnx.ModelProto") -> None:
     for value in [*model.graph.input, *model.graph.output, *model.graph.initializer]:
         value.doc_string = ""
         del value.metadata_props[:]
+    versions = {entry.domain: entry.version for entry in model.opset_import}
     for node in model.graph.node:
         node.name = node.doc_string = ""
         del node.metadata_props[:]
+        _drop_defaults(node, versions[node.domain])
         node.input[:] = [inner.get(name, name) for name in node.input]
         node.output[:] = [inner.get(name, name) for name in node.output]
     for value in [*model.graph.input, *model.graph.output]:
         for dimension in value.type.tensor_type.shape.dim:
             if dimension.dim_param:
                 dimension.dim_param = "batch"
+
+
+def _drop_defaults(node: "onnx.NodeProto", version: int) -> None:
+    """Drop attributes that say what their operation does without them."""
+    import onnx
+
+    if not onnx.defs.has(node.op_type, node.domain):
+        return
+    declared = onnx.defs.get_schema(node.op_type, version, node.domain).attributes
+    told = [each for each in node.attribute if each.name not in declared or not _same(each, declared[each.name].default_value)]
+    del node.attribute[:]
+    node.attribute.extend(told)
+
+
+def _same(attribute: "onnx.AttributeProto", default: "onnx.AttributeProto") -> bool:
+    from onnx import helper
+
+    return attribute.type == default.type and helper.get_attribute_value(attribute) == helper.get_attribute_value(default)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 import json
 import re
 from collections import defaultdict
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -53,13 +54,41 @@ def seconds(profile: Path, layers: list[str]) -> dict[str, float]:
         layers: as `mark` returned them.
     """
     calls = defaultdict[str, list[float]](list)
-    for event in json.loads(profile.read_text(encoding="utf-8")):
-        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
-            calls[event["name"]].append(event["dur"])
+    for event in _kernels(profile):
+        calls[event["name"]].append(1e-6 * event["dur"])
+    return by_layer(calls, layers)
+
+
+def by_layer(calls: Mapping[str, list[float]], layers: list[str]) -> dict[str, float]:
+    """Return the seconds of one call that a marked network spent in each layer, from the seconds of every call of every kernel."""
     spent = dict.fromkeys([*layers, ""], 0.0)
     for kernel, durations in calls.items():
-        marked = re.match(r"layer(\d+)\|", kernel)
         ordered = np.sort(durations)
         quarter = len(ordered) // 4
-        spent[layers[int(marked[1])] if marked else ""] += 1e-6 * float(ordered[quarter : len(ordered) - quarter].mean())
+        spent[layer_of(kernel, layers)] += float(ordered[quarter : len(ordered) - quarter].mean())
     return spent
+
+
+def layer_of(kernel: str, layers: list[str]) -> str:
+    """Return the layer that a kernel of a marked network belongs to, by the kernel's name; "": none."""
+    marked = re.search(r"layer(\d+)\|", kernel)
+    return layers[int(marked[1])] if marked else ""
+
+
+def kernels(profile: Path, layers: list[str]) -> dict[str, str]:
+    """Return the name of the kernel that multiplies in each layer of a marked network, by the file that the runtime wrote."""
+    ran = [(event["name"], event["args"]["op_name"]) for event in _kernels(profile)]
+    return multiplying([(name, kind) for name, kind in ran if any(word in kind for word in _MULTIPLY)], layers)
+
+
+def multiplying(ran: Iterable[tuple[str, str]], layers: list[str]) -> dict[str, str]:
+    """Return the first of the kernels, (name, kind) in the order of their execution, in each layer; later ones multiply activations."""
+    found = dict[str, str]()
+    for name, kind in ran:
+        found.setdefault(layer_of(name, layers), kind)
+    return {layer: kind for layer, kind in found.items() if layer}
+
+
+def _kernels(profile: Path) -> list[dict[str, Any]]:
+    events = json.loads(profile.read_text(encoding="utf-8"))
+    return [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]

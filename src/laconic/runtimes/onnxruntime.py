@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     from laconic.program.lower import Lowered
 
 PACKAGE = "onnxruntime"
-_INTEGERS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(2, 9))
+_INTEGERS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(1, 9))
 KEEPS = _INTEGERS | {f"{grouped}{name} weights" for name in _INTEGERS for grouped in ("", "grouped ")}
 SUFFIX = ".onnx"
-__all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "version"]
+__all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "check", "count", "export", "load", "to_onnx", "version"]
 
 _OPSET, _OPSET_OF_NARROW = 20, 21  # the second is the first that has 4-bit tensors
 _INTEGER_KERNELS = (
@@ -57,13 +57,9 @@ class Exported:
     integer_tensors: int  # weight tensors stored as whole numbers
     integer_share: float  # share of all weight entries that are stored as whole numbers
     kernels: dict[str, int]  # what the runtime executed, by kernel name
+    integer_kernels: int  # how many of them read integers where they multiply
     difference: float  # root mean square difference of the outputs from the program's, relative to their root mean square
     baked: tuple[str, ...]  # what is written dense because the runtime does not execute its form
-
-    @property
-    def integer_kernels(self) -> int:
-        """How many of the executed kernels compute on integers."""
-        return sum(count for name, count in self.kernels.items() if name.startswith(_INTEGER_KERNELS))
 
 
 def version() -> str:
@@ -98,7 +94,7 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     spell_out_attention(lowered.program)
     narrow = any(fits_4_bits(read(lowered.program, name).numpy()) for name in lowered.integer_weights)
     grouped = any(" grouped " in f" {form.name}" for _, forms in represented(program) for form in forms)
-    model = _to_onnx(lowered.program, example, _OPSET_OF_NARROW if narrow or grouped else _OPSET)
+    model = to_onnx(lowered.program, example, _OPSET_OF_NARROW if narrow or grouped else _OPSET)
     fuse_padding(model.graph)
     write_in_blocks(model)
     quantize_biases(model.graph)
@@ -160,6 +156,17 @@ class Session:
                 session.run(None, dict(zip(self.names, inputs, strict=True)))
             return onnx_profile.seconds(Path(session.end_profiling()), layers)
 
+    def layer_kernels(self, *inputs: NDArray[Any]) -> dict[str, str]:
+        """Return the kernel that multiplies in each layer, by its weight's name without ".weight"."""
+        import onnx
+
+        model = onnx.load(self.path)
+        layers = onnx_profile.mark(model)
+        with tempfile.TemporaryDirectory() as folder:
+            session = _session(model.SerializeToString(), self.threads, Path(folder) / "profile")
+            session.run(None, dict(zip(self.names, inputs, strict=True)))
+            return onnx_profile.kernels(Path(session.end_profiling()), layers)
+
 
 def _session(network: str | bytes, threads: int, profile: Path | None = None) -> Any:
     onnxruntime = _package()
@@ -171,7 +178,12 @@ def _session(network: str | bytes, threads: int, profile: Path | None = None) ->
     return onnxruntime.InferenceSession(network, options, providers=["CPUExecutionProvider"])
 
 
-def _to_onnx(program: "Program", example: "tuple[Tensor, ...]", opset: int) -> "onnx.ModelProto":
+def to_onnx(program: "Program", example: "tuple[Tensor, ...]", opset: int) -> "onnx.ModelProto":
+    """Write a lowered program as ONNX.
+
+    Raises:
+        LaconicError: the exporter refuses the network.
+    """
     import torch
     from onnxscript import opset20, opset21
 
@@ -215,20 +227,46 @@ def _root(error: BaseException) -> str:
 
 def _checked(program: "Program", example: "tuple[Tensor, ...]", path: Path, lowered: "Lowered") -> Exported:
     """Open the file afresh and compare it with what was promised."""
-    integer_tensors, integer_share = _integer_tensors(path)
     kernels, outputs = _run_profiled(path, [tensor.numpy() for tensor in example])
-    difference = _difference(program, example, outputs)
-    exported, expected_integers = (
-        Exported(path, integer_tensors, integer_share, kernels, difference, lowered.baked),
-        len(lowered.integer_weights),
-    )
+    integer_kernels = sum(count for name, count in kernels.items() if name.startswith(_INTEGER_KERNELS))
+    return check(program, example, path, lowered, outputs, kernels, integer_kernels, f"ONNX Runtime {version()}")
+
+
+def check(
+    program: "Program",
+    example: "tuple[Tensor, ...]",
+    path: Path,
+    lowered: "Lowered",
+    outputs: NDArray[np.float32],
+    kernels: dict[str, int],
+    integer_kernels: int,
+    executed_by: str,
+) -> Exported:
+    """Compare a written file, and what a runtime made of it, with what was promised.
+
+    Args:
+        program: what was exported.
+        example: its inputs.
+        path: the file.
+        lowered: what the file was written from.
+        outputs: of the file on `example`.
+        kernels: what was executed, counted by name.
+        integer_kernels: how many of them read integers.
+        executed_by: the runtime and its version, for messages.
+
+    Raises:
+        LaconicError: integers are missing in the file, none was executed, or the outputs differ.
+    """
+    integer_tensors, integer_share = _integer_tensors(path)
+    difference, expected_integers = _difference(program, example, outputs), len(lowered.integer_weights)
+    exported = Exported(path, integer_tensors, integer_share, kernels, integer_kernels, difference, lowered.baked)
     if integer_tensors < expected_integers:
         raise LaconicError(
             f"{path.name}: {expected_integers} integer weights were promised, the file holds {integer_tensors}; please report this"
         )
     if expected_integers and not exported.integer_kernels:
         raise LaconicError(
-            f"{path.name}: the weights are integers but ONNX Runtime {version()} ran no integer kernel: {kernels}; quantize activations too"
+            f"{path.name}: the weights are integers but {executed_by} ran no integer kernel: {kernels}; quantize activations too"
         )
     tolerance = 0.1 if expected_integers else 1e-3  # a code that falls on the other side of a tie moves by a whole level
     if expected_integers and difference > tolerance:
@@ -245,7 +283,7 @@ def _integer_tensors(path: Path) -> tuple[int, float]:
 
     model = onnx.load(path)
     sizes = {tensor.name: (int(np.prod(tensor.dims)), tensor.data_type) for tensor in model.graph.initializer}
-    kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4)  # biases are 32-bit
+    kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.INT4, onnx.TensorProto.UINT4)  # biases are 32-bit
     entries = {name: sizes[name][0] for name in codes_of(model.graph) if sizes[name][1] in kinds}
     entries |= {name: len(blocks.scale) * blocks.inputs for name, blocks in blocks_in(model.graph).items()}
     floats = sum(size for size, kind in sizes.values() if kind == onnx.TensorProto.FLOAT)

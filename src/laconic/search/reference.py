@@ -28,7 +28,6 @@ class Reference:
     baseline: Exported
     job: Job
     store: Store
-    runtime: str
     say: Say
 
     def of(self, rung: Rung) -> tuple[float, bool]:
@@ -40,7 +39,7 @@ class Reference:
         self.say("      the network has been trained on the validation images: compared with the whole one after the same training")
         control = apply(clone(self.job.program), training, self.job.context, self.store).program
         name = f"control-{key(self.job.model_hash, self.job.data_hash, self.job.origin.seed, plain(training))}"
-        return self._accuracy(export(control, name, self.runtime, self.job, self.store)), True
+        return self._accuracy(export(control, name, self.baseline.file.runtime, self.job, self.store)), True
 
     def _accuracy(self, side: Exported) -> float:
         return float(score(side.file, self.job.splits.validation, "validation", self.job, self.store)["top1"])

@@ -136,7 +136,7 @@ def _step(work: Work, run: Run) -> None:
     if work.training.clip is not None:
         nn.utils.clip_grad_norm_(run.parameters.values(), work.training.clip)
     for group in run.optimizer.param_groups:
-        group["lr"] = run.rate
+        group["lr"] = run.rate * group["factor"]
     run.optimizer.step()
     run.optimizer.zero_grad()
     run.done += 1
