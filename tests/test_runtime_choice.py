@@ -131,7 +131,7 @@ def test_a_search_takes_the_fastest_that_meets_the_rest_of_the_budget(budget, ch
 
 def test_what_openvino_delivers_is_verified_and_loaded_in_openvino(mine, tmp_path, capfd):
     pytest.importorskip("openvino")
-    (tmp_path / "recipe.yaml").write_text("- quantize.WeightOnly: {format: int4, granularity: group, group_size: 4}\n")
+    (tmp_path / "recipe.yaml").write_text("- quantize.WeightOnly: {format: int4, granularity: channel}\n")
     arguments = [
         "--recipe",
         tmp_path / "recipe.yaml",
