@@ -28,6 +28,7 @@ from laconic.quantize.grids import KINDS, even_widths, points_of, put_grids
 from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.noise import keep_in_float, outputs, signal_to_noise
 from laconic.quantize.smooth import smooth
+from laconic.quantize.tune_outputs import tune_outputs
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
@@ -61,14 +62,15 @@ class Static:
         None  # dB of the outputs to reach: activations that keep it from that stay float
     )
     smoothing: Annotated[float, Field(ge=0, le=1)] | None = None  # share of the channels' unevenness that linear layers' weights take over
+    tuning_epochs: Annotated[int, Field(ge=0)] = 0  # of learning scales and biases on the network's outputs for calibration inputs
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
     @model_validator(mode="after")
     def _statistics_are_no_inputs(self) -> Self:
-        wants = [
-            name for name, on in (("equalization", self.equalization), (f"rounding: {self.rounding}", self.rounding != "nearest")) if on
-        ]
+        settings = {"equalization": self.equalization, f"rounding: {self.rounding}": self.rounding != "nearest"}
+        settings |= {name: getattr(self, name) is not None for name in ("smoothing", "signal_to_noise")}
+        wants = [name for name, on in {**settings, "tuning_epochs": self.tuning_epochs > 0}.items() if on]
         if self.calibration == "statistics" and wants:
             raise ValueError(f"{' and '.join(wants)} needs calibration inputs; calibration: statistics has none")
         if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
@@ -113,9 +115,11 @@ class Static:
         if self.rounding != "nearest":
             self._learn(program, original, chosen, context)
         if self.signal_to_noise is not None:
-            return self._within_noise(program, original, chosen, batches, context)
-        if self.bias_correction:
+            program = self._within_noise(program, original, chosen, batches, context)
+        elif self.bias_correction:
             self._correct(program, original, chosen, batches, context)
+        if self.tuning_epochs:
+            self._tune(program, original, chosen, torch.cat(batches), context)
         return program
 
     def _from_statistics(self, program: Program, chosen: list[Weight], norms: dict[str, Spread], context: Context) -> Program:
@@ -176,6 +180,14 @@ class Static:
         after = signal_to_noise(wanted, outputs(corrected, batches))
         context.note(f"with corrected biases {after:.1f} dB" + ("" if after > kept.after else ": taken back"))
         return corrected if after > kept.after else program
+
+    def _tune(self, program: Program, original: Program, chosen: list[Weight], inputs: Tensor, context: Context) -> None:
+        if len(inputs) < 2:
+            raise NotApplicableError("tuning_epochs needs 2 calibration inputs or more, one of them held out; there is 1")
+        names = {weight.name for weight in chosen}
+        found = [weight for weight in weights(program) if weight.name in names]
+        before, after = tune_outputs(program, original, found, inputs, self.tuning_epochs, context.generator())
+        context.note(f"scales and biases tuned on the outputs: error {before:.3g} -> {after:.3g} of their square, on inputs held out")
 
 
 def counted(widths: list[int], what: str) -> str:
