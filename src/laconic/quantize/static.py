@@ -55,7 +55,7 @@ class Static:
     weight_ranges: Literal["min-max", "mean-square"] = "min-max"
     percentile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9999  # share of values inside the range; only for ranges: percentile
     bias_correction: bool = True
-    equalization: bool = False  # rescale channels between layers, so that each uses its grid evenly
+    equalization: Literal["auto"] | bool = False  # rescale channels between layers to use grids evenly; auto: where measured to help
     rounding: Literal["nearest", "layer"] = "nearest"  # of weights: to the nearest level, or learned layer by layer
     iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer
     signal_to_noise: Annotated[float, Field(gt=0)] | None = (
@@ -68,7 +68,7 @@ class Static:
 
     @model_validator(mode="after")
     def _statistics_are_no_inputs(self) -> Self:
-        settings = {"equalization": self.equalization, f"rounding: {self.rounding}": self.rounding != "nearest"}
+        settings = {"equalization": bool(self.equalization), f"rounding: {self.rounding}": self.rounding != "nearest"}
         settings |= {name: getattr(self, name) is not None for name in ("smoothing", "signal_to_noise")}
         wants = [name for name, on in {**settings, "tuning_epochs": self.tuning_epochs > 0}.items() if on]
         if self.calibration == "statistics" and wants:
@@ -102,7 +102,7 @@ class Static:
         if self.calibration == "statistics":
             return self._from_statistics(program, chosen, norms, context)
         batches = calibration_inputs(program, context)
-        if self.equalization:
+        if self.equalization is True or (self.equalization and self._equalization_helps(program, batches, context)):
             context.note(f"{len(equalize(program, batches))} weights equalized")
             chosen = [replace(weight, value=read(program, weight.name).detach()) for weight in chosen]
         if self.smoothing is not None:
@@ -121,6 +121,15 @@ class Static:
         if self.tuning_epochs:
             self._tune(program, original, chosen, torch.cat(batches), context)
         return program
+
+    def _equalization_helps(self, program: Program, batches: list[Tensor], context: Context) -> bool:
+        """Say whether equalization adds to the signal to noise of the outputs on the calibration inputs, rounded to nearest."""
+        nearest = replace(self, equalization=False, rounding="nearest", tuning_epochs=0, signal_to_noise=None)
+        tried = [replace(nearest, equalization=on)(clone(program), replace(context, notes=[])) for on in (False, True)]
+        wanted = outputs(program, batches)
+        plain, equalized = (signal_to_noise(wanted, outputs(each, batches)) for each in tried)
+        context.note(f"signal to noise rounded to nearest: {plain:.1f} dB, equalized {equalized:.1f} dB")
+        return equalized > plain
 
     def _from_statistics(self, program: Program, chosen: list[Weight], norms: dict[str, Spread], context: Context) -> Program:
         """Quantize a program whose batch norms, folded by now, were `norms`; no input is looked at."""
