@@ -36,7 +36,9 @@ WIDTHS = {"resnet": ((8, 8), (4, 8), (4, 4), (3, 3)), "mobilenet": ((8, 8), (4, 
 def settings(weight_bits: int, activation_bits: int) -> dict[str, Any]:
     """Return the settings of `quantize.Static` for widths."""
     widths = {"weight_bits": weight_bits, "activation_bits": activation_bits, "weight_ranges": "mean-square"}
-    return widths if weight_bits == 8 else {**widths, "rounding": "layer"}
+    if weight_bits == 8:
+        return {**widths, "equalization": "auto"}
+    return {**widths, "rounding": "layer", "tuning_epochs": 8 if activation_bits < 8 else 0}
 
 
 def rescaled(program: Any, seed: int) -> Any:

@@ -205,6 +205,7 @@ def test_a_batch_norm_that_makes_zeros_is_an_error(branches):
     [
         ({"rounding": "layer"}, "rounding: layer needs calibration inputs"),
         ({"equalization": True}, "equalization needs calibration inputs"),
+        ({"smoothing": 0.5, "tuning_epochs": 1}, "smoothing and tuning_epochs needs calibration inputs"),
         ({"input_range": (1, 1)}, "lowest and the highest"),
     ],
 )

@@ -4,7 +4,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from laconic.program import Mask, capture, clone, fold_batch_norm, read, represent
-from laconic.quantize.equalize import equalize, equalizing_scale, links
+from laconic.quantize import Static
+from laconic.quantize.equalize import equalize, equalizing_scale, links, scale_link
 from networks import Call
 
 
@@ -149,3 +150,22 @@ def test_a_channel_without_weights_keeps_its_scale_and_so_its_bias():
     made = torch.tensor([1.0, 0.0, 1e-7, 0.5])
     assert equalizing_scale(made, torch.ones(4))[1:3].tolist() == [1, 1]
     assert equalizing_scale(torch.ones(4), made)[1:3].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("uneven", [True, False])
+def test_auto_equalizes_where_the_outputs_come_nearer_by_it(program, context, uneven):
+    fold_batch_norm(program)
+    if uneven:
+        for link in links(program):
+            scale_link(program, link, 8 ** (2 * torch.rand(link.channels) - 1))
+    settings = {"weight_granularity": "tensor" if uneven else "channel"}
+    made = {on: Static(**settings, equalization=on)(clone(program), context) for on in (False, True)}
+    inputs = torch.cat(list(context.calibration()))
+    with torch.no_grad():
+        errors = {on: (each(inputs) - program(inputs)).square().sum() for on, each in made.items()}
+    better = min(errors, key=errors.get)
+    assert better or not uneven, "uneven channels are what it is for"
+    found = Static(**settings, equalization="auto")(clone(program), context)
+    one, other = found.state_dict(), made[better].state_dict()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+    assert any("rounded to nearest" in note for note in context.notes)

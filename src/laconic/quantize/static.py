@@ -28,6 +28,7 @@ from laconic.quantize.grids import KINDS, even_widths, points_of, put_grids
 from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.noise import keep_in_float, outputs, signal_to_noise
 from laconic.quantize.smooth import smooth
+from laconic.quantize.tune_outputs import tune_outputs
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
@@ -54,19 +55,20 @@ class Static:
     weight_ranges: Literal["min-max", "mean-square"] = "min-max"
     percentile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9999  # share of values inside the range; only for ranges: percentile
     bias_correction: bool = True
-    equalization: bool = False  # rescale channels between layers, so that each uses its grid evenly
+    equalization: Literal["auto"] | bool = False  # rescale channels between layers to use grids evenly; auto: where measured to help
     rounding: Literal["nearest", "layer"] = "nearest"  # of weights: to the nearest level, or learned layer by layer
     iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer
     signal_to_noise: Annotated[float, Field(gt=0)] | None = None  # dB of the outputs to reach; activations in the way of it stay float
     smoothing: Annotated[float, Field(ge=0, le=1)] | None = None  # share of the channels' unevenness that linear layers' weights take over
+    tuning_epochs: Annotated[int, Field(ge=0)] = 0  # of learning scales and biases on the network's outputs for calibration inputs
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
     @model_validator(mode="after")
     def _statistics_are_no_inputs(self) -> Self:
-        given = {"smoothing": self.smoothing is not None, "signal_to_noise": self.signal_to_noise is not None}
-        given |= {"equalization": self.equalization, f"rounding: {self.rounding}": self.rounding != "nearest"}
-        wants = [name for name, on in given.items() if on]
+        settings = {"equalization": bool(self.equalization), f"rounding: {self.rounding}": self.rounding != "nearest"}
+        settings |= {name: getattr(self, name) is not None for name in ("smoothing", "signal_to_noise")}
+        wants = [name for name, on in {**settings, "tuning_epochs": self.tuning_epochs > 0}.items() if on]
         if self.calibration == "statistics" and wants:
             raise ValueError(f"{' and '.join(wants)} needs calibration inputs; calibration: statistics has none")
         if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
@@ -98,7 +100,7 @@ class Static:
         if self.calibration == "statistics":
             return self._from_statistics(program, chosen, norms, context)
         batches = calibration_inputs(program, context)
-        if self.equalization:
+        if self.equalization is True or (self.equalization and self._equalization_helps(program, batches, context)):
             context.note(f"{len(equalize(program, batches))} weights equalized")
             chosen = [replace(weight, value=read(program, weight.name).detach()) for weight in chosen]
         if self.smoothing is not None:
@@ -111,10 +113,21 @@ class Static:
         if self.rounding != "nearest":
             self._learn(program, original, chosen, context)
         if self.signal_to_noise is not None:
-            return self._within_noise(program, original, chosen, batches, context)
-        if self.bias_correction:
+            program = self._within_noise(program, original, chosen, batches, context)
+        elif self.bias_correction:
             self._correct(program, original, chosen, batches, context)
+        if self.tuning_epochs:
+            self._tune(program, original, chosen, torch.cat(batches), context)
         return program
+
+    def _equalization_helps(self, program: Program, batches: list[Tensor], context: Context) -> bool:
+        """Say whether equalization adds to the signal to noise of the outputs on the calibration inputs, rounded to nearest."""
+        nearest = replace(self, equalization=False, rounding="nearest", tuning_epochs=0, signal_to_noise=None)
+        tried = [replace(nearest, equalization=on)(clone(program), replace(context, notes=[])) for on in (False, True)]
+        wanted = outputs(program, batches)
+        plain, equalized = (signal_to_noise(wanted, outputs(each, batches)) for each in tried)
+        context.note(f"signal to noise rounded to nearest: {plain:.1f} dB, equalized {equalized:.1f} dB")
+        return equalized > plain
 
     def _from_statistics(self, program: Program, chosen: list[Weight], norms: dict[str, Spread], context: Context) -> Program:
         """Quantize a program whose batch norms, folded by now, were `norms`; no input is looked at."""
@@ -174,6 +187,14 @@ class Static:
         after = signal_to_noise(wanted, outputs(corrected, batches))
         context.note(f"with corrected biases {after:.1f} dB" + ("" if after > kept.after else ": taken back"))
         return corrected if after > kept.after else program
+
+    def _tune(self, program: Program, original: Program, chosen: list[Weight], inputs: Tensor, context: Context) -> None:
+        if len(inputs) < 2:
+            raise NotApplicableError("tuning_epochs needs 2 calibration inputs or more, one of them held out; there is 1")
+        names = {weight.name for weight in chosen}
+        found = [weight for weight in weights(program) if weight.name in names]
+        before, after = tune_outputs(program, original, found, inputs, self.tuning_epochs, context.generator())
+        context.note(f"scales and biases tuned on the outputs: error {before:.3g} -> {after:.3g} of their square, on inputs held out")
 
 
 def counted(widths: list[int], what: str) -> str:
