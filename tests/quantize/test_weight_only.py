@@ -312,7 +312,7 @@ def test_what_a_recipe_says_beforehand_is_what_the_exporter_says_afterwards(sett
     step = WeightOnly(**settings)
     notes, [form] = unsupported(quantized(settings), onnxruntime.KEEPS), step.forms
     assert {note.rpartition(": ")[2] for note in notes} == {form}
-    executed = settings["format"] in INTEGERS and settings["granularity"] != "group"
+    executed = settings["format"] in (*INTEGERS, "ternary", "binary") and settings["granularity"] != "group"
     assert len(notes) == (len(NAMES) - 1 if executed else len(NAMES)), "linear layers run with integer weights, convolutions do not"
     assert not_kept([step], onnxruntime.KEEPS) == ([] if executed else [f"quantize.WeightOnly: {form}"])
     layers = " of 0, 2, 4" if executed else ""
@@ -325,7 +325,7 @@ def test_what_a_recipe_says_beforehand_is_what_the_exporter_says_afterwards(sett
 def test_what_the_exported_file_does_not_execute_is_dense_in_it(settings, tmp_path):
     program = quantized(settings)
     file = onnxruntime.export(program, EXAMPLE, tmp_path / "file.onnx")
-    dense = NAMES[:3] if settings["format"] == "int8" else NAMES
+    dense = NAMES if settings["format"] == "nf4" else NAMES[:3]
     assert file.integer_tensors == len(NAMES) - len(dense)
     assert len(file.baked) == len(dense)
     assert (tmp_path / "file.onnx").stat().st_size > sum(4 * read(program, name).numel() for name in dense)

@@ -90,12 +90,14 @@ CASES = [
     ("int8", False, "group"),
     ("int3", True, "channel"),
     ("int2", False, "channel"),
+    ("ternary", True, "channel"),
+    ("binary", True, "channel"),
 ]
 
 
 @pytest.mark.parametrize(("format", "symmetric", "granularity"), CASES)
 def test_weights_alone_run_in_kernels_of_their_own_and_compute_what_the_program_computes(words, format, symmetric, granularity, tmp_path):
-    program, settings = clone(words), {"granularity": granularity, "format": format, "symmetric": symmetric, "ranges": "min-max"}
+    program, settings = clone(words), {"granularity": granularity, "format": format, "symmetric": symmetric}
     settings |= {"group_size": 16, "exclude": ("three",)} if granularity == "group" else {}
     step = WeightOnly(**settings)
     step(program, NOTHING)

@@ -11,6 +11,7 @@ from torch import nn
 
 from laconic.errors import LaconicError
 from laconic.measure import macs, parameters
+from laconic.numeric.codebook import normal_float
 from laconic.program import Codebook, Mask, Uniform, capture, fold_batch_norm, represent, weights
 from laconic.program.lower import unsupported
 from laconic.program.represent import representations
@@ -246,10 +247,10 @@ def test_integer_weights_with_float_activations_are_written_dense_and_said_becau
 
 def test_forms_without_kernels_are_written_dense_and_said(tmp_path):
     program, example = captured("two-inputs")
-    represent(program, "fc.weight", Codebook(torch.tensor(0.2), torch.tensor([-1.0, 0.0, 1.0]), "ternary"))
-    assert unsupported(program, onnxruntime.KEEPS) == ("fc.weight: ternary weights",)
+    represent(program, "fc.weight", Codebook(torch.tensor(0.2), normal_float(), "nf4"))
+    assert unsupported(program, onnxruntime.KEEPS) == ("fc.weight: nf4 weights",)
     file = onnxruntime.export(program, example, tmp_path / "file.onnx")
-    assert file.baked == ("fc.weight: ternary weights",)
+    assert file.baked == ("fc.weight: nf4 weights",)
     assert file.integer_tensors == 0
     with torch.no_grad():
         np.testing.assert_allclose(run(file.path, example), program(*example).numpy(), atol=1e-5)

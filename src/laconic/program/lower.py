@@ -131,7 +131,8 @@ def _word(program: Program, name: str, form: Representation, keeps: frozenset[st
     """Name a form of a weight: `int8` beside activations that are kept as integers too, `int8 weights` alone."""
     if not isinstance(form, Quantizer) or _meets_integers(program, name, keeps):
         return form.name
-    group_size = form.group.numel() // form.scale.shape[1] if isinstance(form, Uniform) and form.group is not None else None
+    grid = _in_whole_numbers(form)
+    group_size = grid.group.numel() // grid.scale.shape[1] if isinstance(grid, Uniform) and grid.group is not None else None
     return weights_word(form.name, group_size)
 
 

@@ -75,7 +75,7 @@ class WeightOnly:
     def forms(self) -> frozenset[str]:
         """What weights are afterwards, in the words of the runtimes."""
         word = self.format if self.symmetric else f"u{self.format}"
-        group_size = self.group_size if self._grouped and self.format in _INTEGERS else None
+        group_size = self.group_size if self._grouped and self.format in (*_INTEGERS, "ternary", "binary") else None
         return frozenset({weights_word(f"grouped {word}" if self._grouped else word, group_size)})
 
     @property

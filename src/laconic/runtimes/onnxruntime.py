@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 PACKAGE = "onnxruntime"
 _INTEGERS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(1, 9))
-KEEPS = _INTEGERS | {f"{grouped}{name} weights" for name in _INTEGERS for grouped in ("", "grouped ")}
+KEEPS = _INTEGERS | {f"{grouped}{name} weights" for name in (*_INTEGERS, "ternary", "binary") for grouped in ("", "grouped ")}
 SUFFIX = ".onnx"
 __all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "check", "count", "export", "load", "to_onnx", "version"]
 

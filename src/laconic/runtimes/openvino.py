@@ -27,7 +27,11 @@ if TYPE_CHECKING:
 
 PACKAGE = "openvino"
 _INTEGERS = frozenset(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(1, 9))
-KEEPS = _INTEGERS | {f"{grouped}{form} weights" for form in _INTEGERS for grouped in ("", "grouped ")} | {"groups of any size"}
+KEEPS = (
+    _INTEGERS
+    | {f"{grouped}{form} weights" for form in (*_INTEGERS, "ternary", "binary") for grouped in ("", "grouped ")}
+    | {"groups of any size"}
+)
 SUFFIX = ".onnx"
 __all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "version"]
 
