@@ -43,11 +43,13 @@ def activation_grids(
         LaconicError: values that are not finite, or all zero.
     """
     histograms = histograms_of(program, list(bits), [(inputs,) for inputs in batches], needs_counts=ranges != "min-max")
-    grids = {}
-    for node, histogram in histograms.items():
-        low, high = (torch.tensor(limit) for limit in _range(histogram, bits[node], ranges, percentile))
-        grids[node] = Uniform(*asymmetric_grid(low, high, bits[node]), bits[node], signed=False)
-    return grids
+    return {node: grid_of(histogram, bits[node], ranges, percentile) for node, histogram in histograms.items()}
+
+
+def grid_of(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> Uniform:
+    """Return an unsigned grid of so many bits for values that are spread like this."""
+    low, high = (torch.tensor(limit) for limit in _range(histogram, bits, ranges, percentile))
+    return Uniform(*asymmetric_grid(low, high, bits), bits, signed=False)
 
 
 def _range(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> tuple[float, float]:

@@ -1,5 +1,7 @@
 """Where activation quantizers stand, so that the runtimes' integer kernels are used: around every convolution, linear layer and sum."""
 
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,6 +28,20 @@ _SAME_VALUES = (  # move or choose values, so that the grid before them is the g
 )
 
 
+@dataclass(frozen=True)
+class Sites:
+    """What of a program is quantized."""
+
+    program: Program
+    weights: tuple[Weight, ...]
+    points: Mapping[fx.Node, list[fx.Node]]  # as `quantized_points` gives them
+
+    @property
+    def kernels(self) -> list[fx.Node]:
+        """The layers that read the weights."""
+        return [reader for weight in self.weights for reader in weight.readers]
+
+
 def quantized_points(program: Program, chosen: list[Weight]) -> dict[fx.Node, list[fx.Node]]:
     """Return the nodes to quantize, each with the later nodes that carry the same values and share its grid.
 
@@ -44,11 +60,11 @@ def quantized_points(program: Program, chosen: list[Weight]) -> dict[fx.Node, li
     return {node: shared for node, shared in points.items() if node not in outputs}
 
 
-def readers_grids(points: dict[fx.Node, list[fx.Node]], kernels: set[fx.Node]) -> set[fx.Node]:
-    """Return the quantized points, as `quantized_points` gave them, that some kernels read."""
+def points_read(points: Mapping[fx.Node, list[fx.Node]], kernels: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Return the quantized point, as `quantized_points` gave them, that each kernel reads."""
     point_of = {value: point for point, shared in points.items() for value in (point, *shared)}
-    read = [_before_padding(kernel.all_input_nodes[0]) for kernel in kernels]
-    return {point_of[value] for value in read if value in point_of}
+    read = {kernel: _before_padding(kernel.all_input_nodes[0]) for kernel in kernels}
+    return {kernel: point_of[value] for kernel, value in read.items() if value in point_of}
 
 
 def end_kernels(program: Program) -> set[fx.Node]:

@@ -5,12 +5,15 @@ R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inferen
 (per-channel weights).
 """
 
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, Literal, NamedTuple, TypeAlias
 
 import torch
-from pydantic import Field
-from torch import Tensor
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from torch import Tensor, fx
 
 from laconic.context import Context
 from laconic.errors import NotApplicableError
@@ -22,9 +25,9 @@ from laconic.quantize.calibrate import Ranges, activation_grids, calibration_inp
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.equalize import equalize
 from laconic.quantize.learned_rounding import round_layers
-from laconic.quantize.placement import end_kernels, quantized_points, readers_grids
+from laconic.quantize.placement import Sites, end_kernels, points_read, quantized_points
 from laconic.quantize.unquantized import check_unquantized
-from laconic.step import Patterns, step
+from laconic.step import Patterns, step, step_name
 
 Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
 
@@ -32,16 +35,17 @@ _KINDS = ("conv1d", "conv2d", "conv3d", "linear")
 _CORRECTION_BYTES = 256 * 2**20  # of the largest activation while biases are corrected
 
 
-@step
-class Static:
-    """Quantize weights and activations to integers with ranges set on calibration inputs; folds batch norm first.
+class Widths(NamedTuple):
+    """How many bits every quantized weight, by its name, and every quantized value gets."""
 
-    Smaller (at 8 bits a quarter of the bytes) and faster (integer kernels), without training.
-    """
+    weights: Mapping[str, int]
+    activations: Mapping[fx.Node, int]
 
-    weight_bits: Bits = 8
-    activation_bits: Bits = 8
-    ends_bits: Bits = 8  # at least so many for the layers that read the network's input or make its output, and for what they read
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Calibrated(ABC):
+    """The procedure of post-training quantization, whatever the widths, and its settings."""
+
     weight_granularity: Literal["tensor", "channel"] = "channel"  # one scale per tensor of weights, or per output channel
     ranges: Ranges = "mean-square"  # of activations
     weight_ranges: Literal["min-max", "mean-square"] = "min-max"
@@ -53,18 +57,16 @@ class Static:
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
-    @property
-    def forms(self) -> frozenset[str]:
-        """What the runtime must execute."""
-        widths = {("int", self.weight_bits), ("uint", self.activation_bits)}
-        return frozenset(f"{kind}{max(bits, least)}" for kind, bits in widths for least in (bits, self.ends_bits))
+    @abstractmethod
+    def _widths(self, sites: Sites, batches: list[Tensor], context: Context) -> Widths:
+        """Return the widths of everything that is quantized, given the float program and the calibration inputs."""
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Register quantizers on weights and edges, then correct the biases."""
         folded = fold_batch_norm(program)
         chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in _KINDS]
         if not chosen:
-            raise NotApplicableError("quantize.Static found no convolution or linear layer")
+            raise NotApplicableError(f"{step_name(self)} found no convolution or linear layer")
         if edges(program):
             raise NotApplicableError("this network's activations are quantized already")
         check_unquantized(program, chosen)
@@ -83,14 +85,11 @@ class Static:
 
     def _quantize(self, program: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> None:
         """Put every chosen weight and the activations around them on a grid."""
-        ends = end_kernels(program)
         points = quantized_points(program, chosen)
-        wide = readers_grids(points, {reader for weight in chosen for reader in weight.readers if reader in ends})
-        bits = {node: max(self.activation_bits, self.ends_bits if node in wide else 0) for node in points}
-        grids = activation_grids(program, batches, bits, self.ranges, self.percentile)
+        bits = self._widths(Sites(program, tuple(chosen), points), batches, context)
+        grids = activation_grids(program, batches, bits.activations, self.ranges, self.percentile)
         for weight in chosen:
-            width = max(self.weight_bits, self.ends_bits if ends.intersection(weight.readers) else 0)
-            represent(program, weight.name, self._weight_grid(weight, width))
+            represent(program, weight.name, self._weight_grid(weight, bits.weights[weight.name]))
         for node, grid in grids.items():
             edge = represent_edge(program, node, grid)
             for later in points[node]:
@@ -99,7 +98,7 @@ class Static:
         for weight in chosen:
             _make_room_for_bias(program, weight)
         widths = [form.bits for weight in chosen for form in representations(program, weight.name) if isinstance(form, Uniform)]
-        context.note(f"{_counted(widths, 'weights')}, {_counted(list(bits.values()), 'activations')}")
+        context.note(f"{_counted(widths, 'weights')}, {_counted(list(bits.activations.values()), 'activations')}")
 
     def _weight_grid(self, weight: Weight, bits: int) -> Uniform:
         axis = weight.axis if self.weight_granularity == "channel" else None
@@ -119,6 +118,30 @@ class Static:
         wanted = output_means(original, layers, [(part,) for part in inputs.split(32) if len(part) == min(32, len(inputs))])
         largest = correct_biases(program, layers, wanted, (inputs[: len(inputs) // 32 * 32 or len(inputs)],))
         context.note(f"biases corrected on {len(inputs)} calibration inputs, by at most {largest:.3g}")
+
+
+@step
+class Static(Calibrated):
+    """Quantize weights and activations to integers with ranges set on calibration inputs; folds batch norm first.
+
+    Smaller (at 8 bits a quarter of the bytes) and faster (integer kernels), without training.
+    """
+
+    weight_bits: Bits = 8
+    activation_bits: Bits = 8
+    ends_bits: Bits = 8  # at least so many for the layers that read the network's input or make its output, and for what they read
+
+    @property
+    def forms(self) -> frozenset[str]:
+        """What the runtime must execute."""
+        widths = {("int", self.weight_bits), ("uint", self.activation_bits)}
+        return frozenset(f"{kind}{max(bits, least)}" for kind, bits in widths for least in (bits, self.ends_bits))
+
+    def _widths(self, sites: Sites, batches: list[Tensor], context: Context) -> Widths:
+        ends = end_kernels(sites.program)
+        wide = set(points_read(sites.points, [kernel for kernel in sites.kernels if kernel in ends]).values())
+        weights = {each.name: max(self.weight_bits, self.ends_bits if ends.intersection(each.readers) else 0) for each in sites.weights}
+        return Widths(weights, {node: max(self.activation_bits, self.ends_bits if node in wide else 0) for node in sites.points})
 
 
 def _counted(widths: list[int], what: str) -> str:
