@@ -1,6 +1,7 @@
 """Quantization: fewer bits for weights and activations."""
 
+from laconic.quantize.mixed import Mixed
 from laconic.quantize.static import Static
 from laconic.quantize.weight_only import WeightOnly
 
-__all__ = ["Static", "WeightOnly"]
+__all__ = ["Mixed", "Static", "WeightOnly"]
