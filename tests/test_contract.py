@@ -50,6 +50,13 @@ OTHER_SETTINGS = {
     "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
+    "quantize.Mixed": {
+        "weight_bits": (3, 5, 8),
+        "activation_bits": (4, 8),
+        "mac_bits": 24.5,
+        "sensitivity": "curvature",
+        "rounding": "nearest",
+    },
     "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",), "weight_bits": 4},
     "quantize.Training": {"weight_bits": 2, "activation_bits": 3, "sum_bits": 4, "wide": ("left",), "alpha": 0.5, "epochs": 2},
     "quantize.WeightOnly": {"format": "int3", "granularity": "group", "group_size": 32, "symmetric": False, "exclude": ("head",)},
@@ -58,6 +65,12 @@ OTHER_SETTINGS = {
 
 # The second of the pair has nothing to do, and must say so
 REFUSED = {
+    ("quantize.Mixed", "quantize.Mixed"),
+    ("quantize.Mixed", "quantize.Static"),
+    ("quantize.Mixed", "quantize.WeightOnly"),
+    ("quantize.Mixed", "prune.Layers"),
+    ("quantize.Static", "quantize.Mixed"),
+    ("quantize.WeightOnly", "quantize.Mixed"),
     ("quantize.Static", "quantize.Static"),
     ("quantize.Static", "quantize.WeightOnly"),
     ("quantize.Training", "quantize.Static"),

@@ -1,8 +1,8 @@
 """Run a program and look at the values inside it, node by node, without keeping them."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -55,6 +55,33 @@ def stepwise(program: Program, inputs: tuple[Tensor, ...]) -> Iterator[tuple[fx.
         interpreter.env[node] = interpreter.run_node(node)
         for dead in interpreter.user_to_last_uses.get(node, []):
             del interpreter.env[dead]
+
+
+Changes: TypeAlias = Mapping[fx.Node, Callable[[Tensor], Tensor]]
+"""What becomes of the values of some nodes."""
+
+
+def changed(program: Program, inputs: tuple[Tensor, ...], changes: Changes) -> Any:
+    """Run `program` as it stands, and return its output, with what some nodes compute changed."""
+    return _Observer(program, changes, lambda each, value: changes[each](value)).run(*inputs)
+
+
+def rest(program: Program, node: fx.Node, values: Mapping[fx.Node, Any], changes: Changes) -> Any:
+    """Run `program` from `node` to its end and return its output, with what some nodes compute changed.
+
+    Args:
+        program: as it stands, in eval mode.
+        node: where a `stepwise` run of it has stopped.
+        values: what `stepwise` gave there; they stay as they are.
+        changes: what becomes of the values of nodes, those before `node` included.
+    """
+    nodes, interpreter = list(program.graph.nodes), _Observer(program, changes, lambda each, value: changes[each](value))
+    interpreter.env = {each: changes[each](value) if each in changes else value for each, value in values.items()}
+    for each in nodes[nodes.index(node) :]:
+        interpreter.env[each] = interpreter.run_node(each)
+        for dead in interpreter.user_to_last_uses.get(each, []):
+            interpreter.env.pop(dead)
+    return interpreter.env[nodes[-1]]
 
 
 def side_by_side(program: Program, whole: Program, inputs: Tensor) -> Iterator[tuple[fx.Node, dict[fx.Node, Any], Tensor | None]]:

@@ -1,7 +1,8 @@
 """Quantization: fewer bits for weights and activations."""
 
+from laconic.quantize.mixed import Mixed
 from laconic.quantize.static import Static
 from laconic.quantize.training import Training
 from laconic.quantize.weight_only import WeightOnly
 
-__all__ = ["Static", "Training", "WeightOnly"]
+__all__ = ["Mixed", "Static", "Training", "WeightOnly"]

@@ -8,7 +8,8 @@ from torch import Tensor, fx
 from laconic.context import Context
 from laconic.errors import LaconicError
 from laconic.numeric.ranges import Histogram, divergence_range, mean_square_range, percentile_range
-from laconic.program import Program
+from laconic.numeric.rounding import asymmetric_grid
+from laconic.program import Program, Uniform
 from laconic.program.observe import observe
 from laconic.program.walk import where
 
@@ -34,8 +35,13 @@ def calibration_inputs(program: Program, context: Context) -> list[Tensor]:
     return batches
 
 
-def value_range(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> tuple[float, float]:
-    """Return the lowest and highest value that a grid of so many bits should hold."""
+def grid_of(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> Uniform:
+    """Return an unsigned grid of so many bits for values that are spread like this."""
+    low, high = (torch.tensor(limit) for limit in _range(histogram, bits, ranges, percentile))
+    return Uniform(*asymmetric_grid(low, high, bits), bits, signed=False)
+
+
+def _range(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> tuple[float, float]:
     match ranges:
         case "min-max":
             return histogram.low, histogram.high

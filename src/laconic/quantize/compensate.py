@@ -46,11 +46,29 @@ def compensate(program: Program, chosen: list[Weight], inputs: Tensor) -> list[s
     return [weight.name for weight in chosen if weight.name not in done]
 
 
+def compensator(layer: Layer, dense: Tensor, inputs: Tensor, keep: Tensor | None = None) -> Callable[[Scaled], Tensor]:
+    """Return what rounds the weight of a layer to the levels of a quantizer, by the curvature on its inputs.
+
+    Args:
+        layer: what reads the weight.
+        dense: the weight.
+        inputs: what the layer reads.
+        keep: True where entries are not held at zero; None: everywhere.
+    """
+    moments = torch.stack([each.shrunk for each in _moments(layer, inputs)])
+
+    def rounded(quantizer: Scaled) -> Tensor:
+        found = compensated(dense.reshape(layer.groups, -1, layer.inputs), moments, _columns(quantizer, keep, dense))
+        return found.reshape(dense.shape).to(dense.dtype)
+
+    return rounded
+
+
 def _round(program: Program, layer: Layer, dense: Tensor, values: dict[fx.Node, Tensor]) -> None:
-    shape = (layer.groups, -1, layer.inputs)
-    moments = torch.stack([each.shrunk for each in _moments(layer, values[layer.source])])
-    found = compensated(dense.reshape(shape), moments, _columns(program, layer, dense))
-    assign(program, layer.weight, found.reshape(dense.shape).to(dense.dtype))
+    forms = representations(program, layer.weight)
+    quantizer = quantizer_of(forms)
+    assert isinstance(quantizer, Scaled)
+    assign(program, layer.weight, compensator(layer, dense, values[layer.source], kept(forms))(quantizer))
     values[layer.node.all_input_nodes[1]] = read(program, layer.weight)
 
 
@@ -65,11 +83,8 @@ def _moments(layer: Layer, inputs: Tensor) -> list[Moments]:
     return found
 
 
-def _columns(program: Program, layer: Layer, dense: Tensor) -> Callable[[Tensor, int], Tensor]:
+def _columns(quantizer: Scaled, keep: Tensor | None, dense: Tensor) -> Callable[[Tensor, int], Tensor]:
     """Return what rounds one column of the weight, (groups, out): to the grid, and to zero where a mask holds it."""
-    forms = representations(program, layer.weight)
-    quantizer, keep = quantizer_of(forms), kept(forms)
-    assert isinstance(quantizer, Scaled)
     by_entry, free = quantizer.by_entry(dense), None if keep is None else keep.flatten(1)
 
     def rounded(column: Tensor, position: int) -> Tensor:

@@ -7,13 +7,12 @@ import torch
 from torch import Tensor, fx
 
 from laconic.numeric.ranges import Histogram
-from laconic.numeric.rounding import asymmetric_grid
 from laconic.program import Mask, Program, Quantizer, Uniform, Weight, represent, represent_edge, tidy
 from laconic.program.fold import bias_of, foldable_norms
 from laconic.program.forms import kept, quantizer_of
 from laconic.program.represent import edges, representations, share_edge
 from laconic.program.scaled import Scaled
-from laconic.quantize.calibrate import Ranges, histograms_of, value_range
+from laconic.quantize.calibrate import Ranges, grid_of, histograms_of
 from laconic.quantize.placement import before_padding, end_kernels, float_readers, quantized_points, readers
 
 KINDS = ("conv1d", "conv2d", "conv3d", "linear")  # of layers that compute on integers
@@ -82,8 +81,7 @@ def put_grids(
     seen = histograms or histograms_of(program, list(points), [(inputs,) for inputs in batches], needs_counts=ranges != "min-max")
 
     def grid(point: fx.Node, width: int) -> Uniform:
-        low, high = (torch.tensor(limit) for limit in value_range(seen[point], width, ranges, percentile))
-        return Uniform(*asymmetric_grid(low, high, width), width, signed=False)
+        return grid_of(seen[point], width, ranges, percentile)
 
     for weight in chosen:
         keep = kept(representations(program, weight.name))

@@ -1,6 +1,7 @@
 """Where activation quantizers stand, so that the runtimes' integer kernels are used: around every convolution, linear layer and sum."""
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,20 @@ _SAME_VALUES = (  # move or choose values, so that the grid before them is the g
     aten.squeeze.dim,
     aten.unsqueeze.default,
 )
+
+
+@dataclass(frozen=True)
+class Sites:
+    """What of a program is quantized."""
+
+    program: Program
+    weights: tuple[Weight, ...]
+    points: Mapping[fx.Node, list[fx.Node]]  # as `quantized_points` gives them
+
+    @property
+    def kernels(self) -> list[fx.Node]:
+        """The layers that read the weights."""
+        return [reader for weight in self.weights for reader in weight.readers]
 
 
 def quantized_points(program: Program, chosen: list[Weight], norms: Collection[fx.Node] = ()) -> dict[fx.Node, list[fx.Node]]:
@@ -90,6 +105,13 @@ def kernels_around(edges: Iterable[fx.Node], layers: set[fx.Node]) -> set[fx.Nod
         origin = _origin(edge.all_input_nodes[0], ())
         found |= (users | ({origin} if origin.target is not aten.linear.default else set())) & layers
     return found
+
+
+def points_read(points: Mapping[fx.Node, list[fx.Node]], kernels: Iterable[fx.Node]) -> dict[fx.Node, fx.Node]:
+    """Return the quantized point, as `quantized_points` gave them, that each kernel reads."""
+    point_of = {value: point for point, shared in points.items() for value in (point, *shared)}
+    read = {kernel: before_padding(kernel.all_input_nodes[0]) for kernel in kernels}
+    return {kernel: point_of[value] for kernel, value in read.items() if value in point_of}
 
 
 def end_kernels(program: Program) -> set[fx.Node]:

@@ -5,12 +5,14 @@ R. Krishnamoorthi, "Quantizing deep convolutional networks for efficient inferen
 (per-channel weights).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Literal, Self, TypeAlias
 
 import torch
-from pydantic import Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
 from torch import Tensor, fx
 
 from laconic.context import Context
@@ -24,30 +26,23 @@ from laconic.quantize.calibrate import Ranges, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.data_free import assumed_histograms, correct_by_means, norm_spreads, value_spreads
 from laconic.quantize.equalize import equalize
-from laconic.quantize.grids import KINDS, even_widths, points_of, put_grids
+from laconic.quantize.grids import KINDS, Widths, even_widths, points_of, put_grids
 from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.noise import keep_in_float, outputs, signal_to_noise
 from laconic.quantize.smooth import smooth
 from laconic.quantize.tune_outputs import tune_outputs
 from laconic.quantize.unquantized import check_unquantized
-from laconic.step import Patterns, step
+from laconic.step import Patterns, step, step_name
 
 Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
 
 _CORRECTION_BYTES = 256 * 2**20  # of the largest activation while biases are corrected
 
 
-@step
-class Static:
-    """Quantize weights and activations to integers; ranges come from calibration inputs or batch norm, which is folded first.
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Calibrated(ABC):
+    """The procedure of post-training quantization, whatever the widths, and its settings."""
 
-    Smaller (at 8 bits a quarter of the bytes) and faster (integer kernels), without training.
-    """
-
-    weight_bits: Bits = 8
-    activation_bits: Bits = 8
-    ends_bits: Bits = 8  # at least so many for the layers that read the network's input or make its output, and for what they read
-    sum_bits: Bits = 8  # at least so many for activations that sums and poolings read, as in residual networks
     weight_granularity: Literal["tensor", "channel"] = "channel"  # one scale per tensor of weights, or per output channel
     calibration: Literal["inputs", "statistics"] = "inputs"  # what ranges and biases are set by: inputs, or batch norm without any
     input_range: tuple[float, float] | None = None  # of the network's inputs, only for calibration: statistics; none: that of stored bytes
@@ -76,16 +71,12 @@ class Static:
         return self
 
     @property
-    def forms(self) -> frozenset[str]:
-        """What the runtime must execute."""
-        weights, activations = {self.weight_bits, self.ends_bits}, {self.activation_bits, self.ends_bits, self.sum_bits}
-        least = {"int": self.weight_bits, "uint": self.activation_bits}
-        named = [("int", bits) for bits in weights] + [("uint", bits) for bits in activations]
-        return frozenset(f"{kind}{max(bits, least[kind])}" for kind, bits in named)
-
-    @property
     def _ranges(self) -> Ranges:
         return self.ranges or ("mean-square" if self.calibration == "inputs" else "min-max")
+
+    @abstractmethod
+    def _widths(self, program: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> Widths:
+        """Return the widths of everything that is quantized, given the float program and the calibration inputs."""
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Register quantizers on weights and edges, then correct the biases."""
@@ -93,7 +84,7 @@ class Static:
         folded = fold_batch_norm(program)
         chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in KINDS]
         if not chosen:
-            raise NotApplicableError("quantize.Static found no convolution or linear layer")
+            raise NotApplicableError(f"{step_name(self)} found no convolution or linear layer")
         if edges(program):
             raise NotApplicableError("this network's activations are quantized already")
         check_unquantized(program, chosen)
@@ -151,7 +142,7 @@ class Static:
         histograms: Mapping[fx.Node, Histogram] | None = None,
     ) -> None:
         """Put every chosen weight and the activations around them on a grid."""
-        widths = even_widths(program, chosen, self.weight_bits, self.activation_bits, self.ends_bits, self.sum_bits)
+        widths = self._widths(program, chosen, batches, context)
         placed = put_grids(program, chosen, batches, widths, self._weight_grid, self._ranges, self.percentile, histograms)
         context.note(f"{counted(list(widths.weights.values()), 'weights')}, {counted(list(placed.values()), 'activations')}")
 
@@ -195,6 +186,30 @@ class Static:
         found = [weight for weight in weights(program) if weight.name in names]
         before, after = tune_outputs(program, original, found, inputs, self.tuning_epochs, context.generator())
         context.note(f"scales and biases tuned on the outputs: error {before:.3g} -> {after:.3g} of their square, on inputs held out")
+
+
+@step
+class Static(Calibrated):
+    """Quantize weights and activations to integers; ranges come from calibration inputs or batch norm, which is folded first.
+
+    Smaller (at 8 bits a quarter of the bytes) and faster (integer kernels), without training.
+    """
+
+    weight_bits: Bits = 8
+    activation_bits: Bits = 8
+    ends_bits: Bits = 8  # at least so many for the layers that read the network's input or make its output, and for what they read
+    sum_bits: Bits = 8  # at least so many for activations that sums and poolings read, as in residual networks
+
+    @property
+    def forms(self) -> frozenset[str]:
+        """What the runtime must execute."""
+        weights, activations = {self.weight_bits, self.ends_bits}, {self.activation_bits, self.ends_bits, self.sum_bits}
+        least = {"int": self.weight_bits, "uint": self.activation_bits}
+        named = [("int", bits) for bits in weights] + [("uint", bits) for bits in activations]
+        return frozenset(f"{kind}{max(bits, least[kind])}" for kind, bits in named)
+
+    def _widths(self, program: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> Widths:
+        return even_widths(program, chosen, self.weight_bits, self.activation_bits, self.ends_bits, self.sum_bits)
 
 
 def counted(widths: list[int], what: str) -> str:
