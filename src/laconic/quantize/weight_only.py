@@ -26,7 +26,7 @@ from laconic.numeric.rounding import (
     per_group,
     symmetric_scale,
 )
-from laconic.program import Codebook, Half, Mask, Program, Quantizer, Uniform, Weight, packed, represent, weights
+from laconic.program import Codebook, Half, Mask, Program, Quantizer, Uniform, Weight, clone, packed, represent, weights
 from laconic.program.forms import kept
 from laconic.program.represent import representations
 from laconic.quantize.calibrate import calibration_inputs
@@ -86,6 +86,7 @@ class WeightOnly:
         if self._grouped:
             check_group_size(chosen, self.group_size)
         inputs = torch.cat(calibration_inputs(program, context)) if self.rounding == "gptq" else None
+        whole = clone(program) if inputs is not None else program
         before = _bytes(program, chosen)
         for weight in chosen:
             keep = kept(representations(program, weight.name))
@@ -93,7 +94,7 @@ class WeightOnly:
             if keep is not None and self.format == "binary":  # which has no level at 0
                 represent(program, weight.name, Mask(keep))
         if inputs is not None:
-            left = compensate(program, chosen, inputs)
+            left = compensate(program, whole, chosen, inputs)
             context.note(f"{len(chosen) - len(left)} weights rounded by curvature" + (f", not {', '.join(left)}" if left else ""))
         context.note(f"{len(chosen)} weights as {self._words()}: {before:,} -> {_bytes(program, chosen):,} bytes packed")
         context.note("smaller in Laconic's own file; a runtime that does not execute this form holds it dense, no smaller and no faster")
