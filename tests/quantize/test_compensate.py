@@ -10,11 +10,12 @@ from torch import nn
 from laconic.context import Context
 from laconic.data import Split, Splits
 from laconic.errors import LaconicError
+from laconic.numeric.moments import Moments
 from laconic.program import capture, clone, dense_state, read, weights
 from laconic.program.forms import quantizer_of
 from laconic.program.represent import representations
 from laconic.prune import Magnitude
-from laconic.quantize import WeightOnly
+from laconic.quantize import WeightOnly, compensate
 
 FORMATS = ("int4", "int3", "nf4", "ternary", "binary")
 GRANULARITIES = ("tensor", "channel", "group")
@@ -120,3 +121,65 @@ def test_inputs_that_are_not_finite_are_refused(mixed):
     context.splits.calibration.inputs[3, 0, 0, 0] = np.nan
     with pytest.raises(LaconicError, match="calibration inputs hold NaN or infinite numbers"):
         WeightOnly(rounding="gptq")(program, context)
+
+
+class Stream(nn.Module):
+    """A residual stream: each block adds to it what it makes of it; dropout is nothing in eval mode."""
+
+    def __init__(self, blocks=4, width=24):
+        super().__init__()
+        self.up = nn.ModuleList(nn.Linear(width, 2 * width) for _ in range(blocks))
+        self.down = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(blocks))
+        self.dropout = nn.Dropout(0.1)
+
+    def forward(self, values):
+        for up, down in zip(self.up, self.down, strict=True):
+            values = values + self.dropout(down(torch.relu(up(values))))
+        return values
+
+
+@pytest.fixture
+def stream():
+    torch.manual_seed(0)
+    sequences = (torch.randn(96, 6, 24) @ torch.randn(24, 24)).numpy()
+    split = Split(sequences, np.zeros(96, np.int64))
+    half, rest = split.take(slice(48)), split.take(slice(48, None))
+    return capture(Stream().eval(), (torch.zeros(2, 6, 24),)), Context(Splits(half, half, rest, rest))
+
+
+def test_later_layers_make_up_for_what_earlier_ones_lost(stream, monkeypatch):
+    """On sequences that did not calibrate: with what the float network computed as the aim, and without."""
+    program, context = stream
+    whole, settings = clone(program), {"format": "int2", "symmetric": False, "rounding": "gptq"}
+    aimed = distance(WeightOnly(**settings)(clone(program), context), whole, context.splits.validation)
+    monkeypatch.setattr(compensate._Seen, "correction", lambda seen: torch.zeros_like(seen.products.T))
+    plain = distance(WeightOnly(**settings)(clone(program), context), whole, context.splits.validation)
+    assert aimed < 0.7 * plain
+
+
+def test_what_a_layer_is_added_to_is_found_behind_dropout_and_only_where_it_is_known(stream):
+    program, _ = stream
+    nodes = {node.name: node for node in program.graph.nodes}
+    linears = [node for node in nodes.values() if node.target is torch.ops.aten.linear.default]
+    values = {node: torch.zeros(2, 6, 24) for node in nodes.values()}
+    assert not compensate._added(linears[0], values), "a relu reads it"
+    [entry] = compensate._added(linears[1], values)
+    assert entry.op == "placeholder"
+    assert not compensate._added(linears[1], {})
+    assert not compensate._added(linears[1], {entry: torch.zeros(2, 1, 24)}), "it would have to be spread"
+
+
+def test_the_correction_is_the_regression_of_what_the_outputs_lack():
+    inputs, lack = torch.randn(400, 6).double() @ torch.randn(6, 6).double(), torch.randn(400, 3).double()
+    moments = Moments.of(6)
+    moments.add(inputs, 400)
+    moments.squares = 0.0  # as if all examples agreed: nothing is in doubt
+    ridge = (compensate._DAMPING * inputs.square().sum(0).mean()).sqrt() * torch.eye(6).double()
+    wanted = torch.linalg.lstsq(torch.cat([inputs, ridge]), torch.cat([lack, torch.zeros(6, 3).double()])).solution.T
+    torch.testing.assert_close(compensate._Seen(moments, inputs.T @ lack).correction(), wanted)
+
+
+def test_what_one_example_tells_corrects_nothing():
+    moments = Moments.of(6)
+    moments.add(torch.randn(50, 6), 1)
+    assert not compensate._Seen(moments, torch.randn(6, 3).double()).correction().any()

@@ -26,7 +26,7 @@ from laconic.numeric.rounding import (
     per_group,
     symmetric_scale,
 )
-from laconic.program import Codebook, Half, Program, Quantizer, Uniform, Weight, packed, weights
+from laconic.program import Codebook, Half, Program, Quantizer, Uniform, Weight, clone, packed, weights
 from laconic.program.forms import kept
 from laconic.program.lower import weights_word
 from laconic.program.represent import representations
@@ -89,12 +89,13 @@ class WeightOnly:
         if self._grouped:
             check_group_size(chosen, self.group_size)
         inputs = torch.cat(calibration_inputs(program, context)) if self.rounding == "gptq" else None
+        whole = clone(program) if inputs is not None else program
         before = _bytes(program, chosen)
         for weight in chosen:
             keep = kept(representations(program, weight.name))
             represent_weight(program, weight.name, self._quantizer(weight, keep), keep)
         if inputs is not None:
-            left = compensate(program, chosen, inputs)
+            left = compensate(program, whole, chosen, inputs)
             context.note(f"{len(chosen) - len(left)} weights rounded by curvature" + (f", not {', '.join(left)}" if left else ""))
         context.note(f"{len(chosen)} weights as {self._words()}: {before:,} -> {_bytes(program, chosen):,} bytes packed")
         context.note("smaller in Laconic's own file; what a runtime does not execute in this form it holds dense, no smaller and no faster")
