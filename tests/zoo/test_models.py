@@ -41,7 +41,7 @@ def test_a_model_has_as_many_parameters_as_published(name):
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_factory_cites_its_paper(name):
-    assert any(mark in MODELS[name].__doc__ for mark in ("CVPR 2016", "CVPR 2018", "1998", "GPT-2, 2019", "Llama 2, 2023"))
+    assert any(mark in MODELS[name].__doc__ for mark in ("CVPR 2016", "CVPR 2018", "1998", "EMNLP 2019", "GPT-2, 2019", "Llama 2, 2023"))
 
 
 @pytest.mark.parametrize("shortcut", ["padding", "projection"])
