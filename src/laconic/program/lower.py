@@ -96,17 +96,14 @@ class Lowered:
 def unsupported(program: Program, keeps: frozenset[str]) -> tuple[str, ...]:
     """Say, before any work, what a runtime that executes `keeps` would not keep in its form."""
     weights = [
-        (name, form)
-        for name, forms in represented(program)
-        for form in forms
-        if not _is_kept(program, name, _in_whole_numbers(form), keeps)
+        (name, form) for name, forms in represented(program) for form in forms if not _is_kept(program, name, in_whole_numbers(form), keeps)
     ]
     activations = [(str(node), form.name) for node, form in edges(program).items()]
     found = [f"{name}: {_word(program, name, form, keeps)}" for name, form in weights]
     return tuple(found + [f"{name}: activations {word}" for name, word in activations if word not in keeps])
 
 
-def _in_whole_numbers(form: Representation) -> Representation:
+def in_whole_numbers(form: Representation) -> Representation:
     """Return the grid of whole numbers that a table of levels lies on, where there is one, such as of binary weights; else the form."""
     return form.whole() or form if isinstance(form, Codebook) else form
 
@@ -131,7 +128,7 @@ def _word(program: Program, name: str, form: Representation, keeps: frozenset[st
     """Name a form of a weight: `int8` beside activations that are kept as integers too, `int8 weights` alone."""
     if not isinstance(form, Quantizer) or _meets_integers(program, name, keeps):
         return form.name
-    grid = _in_whole_numbers(form)
+    grid = in_whole_numbers(form)
     group_size = grid.group.numel() // grid.scale.shape[1] if isinstance(grid, Uniform) and grid.group is not None else None
     return weights_word(form.name, group_size)
 
@@ -185,18 +182,25 @@ def lower(program: Program, keeps: frozenset[str]) -> Lowered:
 def _kept_grid(program: Program, name: str, keeps: frozenset[str]) -> Uniform | None:
     """Return the quantizer whose codes can be written: the last form, masks aside, since a zero has a code too."""
     quantizer = quantizer_of(representations(program, name))
-    grid = None if quantizer is None else _in_whole_numbers(quantizer)
+    grid = None if quantizer is None else in_whole_numbers(quantizer)
     return grid if isinstance(grid, Uniform) and _is_kept(program, name, grid, keeps) else None
+
+
+def times_finer(form: Uniform) -> int:
+    """Return what signed codes of fewer than 7 bits are multiplied with, up to 7 bits, where integer kernels read them.
+
+    They add biases in units of the scale of the products, which narrow codes alone would make coarse. 7 bits times 8, twice, still fit the
+    16 bits that older processors add in.
+    """
+    return int(2 ** max(0, 7 - form.bits)) if form.signed and not form.zero_point.any() else 1
 
 
 def _lower_weight(program: Program, name: str, form: Uniform, alone: bool) -> str:
     """Replace reads of a quantized weight by integer codes behind a dequantize operation; returns the codes' name.
 
-    Signed codes of fewer than 7 bits are multiplied up to 7, and the scale divided: integer kernels add biases in units of the scale of
-    the products, which narrow codes alone would make coarse. 7 bits times 8, twice, still fit the 16 bits that older processors add in.
-    Under float activations (`alone`) there is nothing of the kind.
+    Codes are multiplied as `times_finer` says, and the scale is divided; not so under float activations (`alone`).
     """
-    finer = 2 ** max(0, 7 - form.bits) if form.signed and not form.zero_point.any() and not alone else 1
+    finer = 1 if alone else times_finer(form)
     with torch.no_grad():
         codes = (finer * form.codes(read(program, name))).to(_dtype(form))
     bake(program, name)

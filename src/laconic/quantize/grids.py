@@ -8,8 +8,9 @@ from torch import Tensor, fx
 
 from laconic.numeric.ranges import Histogram
 from laconic.program import Mask, Program, Quantizer, Uniform, Weight, represent, represent_edge, tidy
-from laconic.program.fold import bias_of, foldable_norms
+from laconic.program.fold import bias_of, foldable_norms, set_bias
 from laconic.program.forms import kept, quantizer_of
+from laconic.program.lower import in_whole_numbers, times_finer
 from laconic.program.represent import edges, representations, share_edge
 from laconic.program.scaled import Scaled
 from laconic.quantize.calibrate import Ranges, grid_of, histograms_of
@@ -133,3 +134,20 @@ def make_room_for_bias(program: Program, weight: Weight) -> None:
             least = (bias.abs() / (source.step * 2**30)).detach()
             least = least.amax() if grid.axis is None else least.reshape(-1, *[1] * (grid.scale.ndim - 1))
             grid.scale.data = torch.maximum(grid.step.detach(), least)
+
+
+def round_bias(program: Program, weight: Weight) -> None:
+    """Round the biases behind a quantized weight to the whole numbers that integer kernels add, in units of the scale of the products.
+
+    In a network of few bits a code at a tie pulls others along, so that even biases that are nearly the same give other outputs: with
+    this the program computes what its file does.
+    """
+    grid = quantizer_of(representations(program, weight.name))
+    whole = None if grid is None else in_whole_numbers(grid)
+    if not isinstance(whole, Uniform) or whole.group is not None:
+        return
+    for reader in weight.readers:
+        bias, source = bias_of(program, reader), edges(program).get(before_padding(reader.all_input_nodes[0]))
+        if bias is not None and isinstance(source, Uniform):
+            unit = (source.step * whole.step / times_finer(whole)).detach()
+            set_bias(program, reader, torch.round(bias / unit) * unit)

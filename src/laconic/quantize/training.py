@@ -20,7 +20,7 @@ from laconic.program import Codebook, Program, Uniform, Weight, clone, fold_batc
 from laconic.program.represent import edges
 from laconic.program.scaled import Scaled
 from laconic.quantize.calibrate import calibration_inputs
-from laconic.quantize.grids import KINDS, even_widths, make_room_for_bias, put_grids
+from laconic.quantize.grids import KINDS, even_widths, make_room_for_bias, put_grids, round_bias
 from laconic.quantize.static import counted
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
@@ -75,6 +75,8 @@ class Training(train.Training):
         folded = fold_batch_norm(program)
         for weight in weights(program):
             make_room_for_bias(program, weight)
+            round_bias(program, weight)
+        program.recompile()
         context.note(f"{len(folded)} batch norms folded")
         return program
 
