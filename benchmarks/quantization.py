@@ -48,14 +48,13 @@ def rescaled(program: Any, seed: int) -> Any:
     return twin
 
 
-def measured(network: str, seed: int, widths: tuple[int, int]) -> dict[str, float]:
-    """Quantize, export, and compare the file with the float network on the test split."""
+def measured(network: str, seed: int, step: Any) -> dict[str, float]:
+    """Quantize by a step, export, and compare the file with the float network on the test split."""
     import numpy as np
     import torch
 
     from laconic.job import Origin, prepare
-    from laconic.program import clone, fold_batch_norm
-    from laconic.quantize import Static
+    from laconic.program import clone, fold_batch_norm, packed_bytes
     from laconic.runtimes import onnxruntime
 
     torch.set_num_threads(1)
@@ -66,7 +65,7 @@ def measured(network: str, seed: int, widths: tuple[int, int]) -> dict[str, floa
         fold_batch_norm(program)
         program = rescaled(program, seed)
     start = time.monotonic()
-    quantized = Static(**settings(*widths))(clone(program), job.context)
+    quantized = step(clone(program), job.context)
     seconds, example = time.monotonic() - start, job.context.example()
     with tempfile.TemporaryDirectory() as folder:
         files = {name: Path(folder) / f"{name}.onnx" for name in ("float", "quantized")}
@@ -86,16 +85,19 @@ def measured(network: str, seed: int, widths: tuple[int, int]) -> dict[str, floa
         "agreement": 100 * float((found.argmax(1) == whole.argmax(1)).mean()),
         "decibels": 10 * float(np.log10(np.square(whole).sum() / np.square(found - whole).sum())),
         "bytes": size,
+        "packed": packed_bytes(quantized),
         "seconds": seconds,
     }
 
 
 def main(networks: list[str]) -> None:
     """Print a row for each network and width: means over seeds, and the worst drop."""
+    from laconic.quantize import Static
+
     for network in networks:
         is_cifar = network.startswith("resnet")
         for widths in WIDTHS["resnet" if is_cifar else "mobilenet"]:
-            rows = [measured(network, seed, widths) for seed in (SEEDS if is_cifar else [0])]
+            rows = [measured(network, seed, Static(**settings(*widths))) for seed in (SEEDS if is_cifar else [0])]
             average = {key: mean(row[key] for row in rows) for key in rows[0]}
             drops = [row["float"] - row["accuracy"] for row in rows]
             print(
