@@ -69,24 +69,23 @@ def prepared(network: str, seed: int) -> tuple[Any, Any]:
     return job, program
 
 
-def ours(network: str, seed: int, widths: tuple[int, int]) -> Row:
-    """Quantize, export, and compare the file with the float network on the test split."""
+def measured(network: str, seed: int, step: Any) -> Row:
+    """Quantize by a step, export, and compare the file with the float network on the test split."""
     import torch
 
-    from laconic.program import clone
-    from laconic.quantize import Static
+    from laconic.program import clone, packed_bytes
     from laconic.runtimes import onnxruntime
 
     torch.set_num_threads(1)
     job, program = prepared(network, seed)
     start = time.monotonic()
-    quantized = Static(**settings(*widths))(clone(program), job.context)
+    quantized = step(clone(program), job.context)
     seconds = time.monotonic() - start
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("float.onnx", "quantized.onnx")]
         for each, path in zip((program, quantized), files, strict=True):
             onnxruntime.export(each, job.context.example(), path)
-        return {**compared(*files, job.splits.test), "seconds": seconds}
+        return {**compared(*files, job.splits.test), "packed": packed_bytes(quantized), "seconds": seconds}
 
 
 def theirs(network: str, seed: int, peer: str, python: Path) -> Row:
@@ -141,6 +140,8 @@ def show(name: str, rows: list[Row]) -> None:
 
 def main() -> None:
     """Print a row for each network and width, and for each peer at 8 bits."""
+    from laconic.quantize import Static
+
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="*", default=["resnet20", "resnet56", "mobilenet_v2", "mobilenet_v2-twin"])
     parser.add_argument("--peers", type=Path, help="interpreter of the peers' environment")
@@ -149,7 +150,7 @@ def main() -> None:
         kind = "resnet" if network.startswith("resnet") else "mobilenet"
         seeds = SEEDS if kind == "resnet" else [0]
         for widths in WIDTHS[kind]:
-            show(f"{network} W{widths[0]}A{widths[1]}", [ours(network, seed, widths) for seed in seeds])
+            show(f"{network} W{widths[0]}A{widths[1]}", [measured(network, seed, Static(**settings(*widths))) for seed in seeds])
         for peer in PEERS if chosen.peers else ():
             show(f"{network} W8A8, {peer}", [theirs(network, seed, peer, chosen.peers) for seed in seeds])
 

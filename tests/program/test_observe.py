@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from laconic.program import capture, clone, tidy
-from laconic.program.observe import examples_at_once, observe, side_by_side
+from laconic.program.observe import changed, examples_at_once, observe, rest, side_by_side, stepwise
 from networks import build, captured
 
 
@@ -94,3 +94,36 @@ def test_little_memory_means_fewer_examples(monkeypatch):
     program, _ = captured("residual")
     monkeypatch.setattr("laconic.program.observe._MEMORY", 4 * 6 * 8 * 64 * 10)  # ten examples of the largest value, 8 x 8 x 8
     assert examples_at_once(program) == 10
+
+
+def test_the_rest_of_a_run_from_any_stop_gives_its_output_and_leaves_the_values():
+    program, example = captured("residual")
+    expected = program(*example)
+    with torch.no_grad():
+        for node, values in stepwise(program, example):
+            if node.op in ("call_function", "output"):
+                before = dict(values)
+                assert torch.equal(rest(program, node, values, {}), expected)
+                assert values == before
+
+
+def test_a_change_acts_the_same_in_a_whole_run_and_in_the_rest_of_one():
+    program, example = captured("residual")
+    changes = {relus(program)[0]: lambda value: value.round()}
+    with torch.no_grad():
+        expected = changed(program, example, changes)
+        assert not torch.equal(expected, program(*example))
+        for node, values in stepwise(program, example):
+            if node.op == "call_function":
+                assert torch.equal(rest(program, node, values, changes), expected)
+            if node in changes:
+                break
+
+
+def test_a_change_of_a_value_that_is_there_already_acts_on_those_that_still_read_it():
+    program, example = captured("residual")
+    [first, *_] = relus(program)
+    with torch.no_grad():
+        expected = changed(program, example, {first: torch.zeros_like})
+        after = next((node, dict(values)) for node, values in stepwise(program, example) if node is first.next)
+        assert torch.equal(rest(program, *after, {first: torch.zeros_like}), expected)
