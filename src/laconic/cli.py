@@ -47,7 +47,8 @@ Data = Annotated[
     typer.Option(
         "--data",
         help="The data: [bold]digits[/] (built in), [bold]mnist[/], [bold]cifar10[/], [bold]cifar10-jpeg[/], [bold]imagenet-dev[/], "
-        "[bold]tinyshakespeare[/], [bold]stories260k[/], [bold]images:FOLDER[/], a [bold].npz[/] file, or your own [bold]file.py:function[/] returning a laconic.Dataset. "
+        "[bold]tinyshakespeare[/], [bold]stories260k[/], "
+        "[bold]images:FOLDER[/], a [bold].npz[/] file, or your own [bold]file.py:function[/] returning a laconic.Dataset. "
         "Options follow as a query: imagenet-dev?size=192.",
     ),
 ]
