@@ -35,7 +35,8 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn), [bold]timm:NAME[/], "
+        help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn, "
+        "char_transformer, stories260k), [bold]timm:NAME[/], "
         "your own [bold]file.py:factory[/] or [bold]package.module:factory[/] (called without arguments, "
         "returns a torch.nn.Module), or a saved [bold]program.safetensors[/].",
     ),
@@ -46,6 +47,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         help="The data: [bold]digits[/] (built in), [bold]mnist[/], [bold]cifar10[/], [bold]cifar10-jpeg[/], [bold]imagenet-dev[/], "
+        "[bold]tinyshakespeare[/], [bold]stories260k[/], "
         "[bold]images:FOLDER[/], a [bold].npz[/] file, or your own [bold]file.py:function[/] returning a laconic.Dataset. "
         "Options follow as a query: imagenet-dev?size=192.",
     ),
