@@ -264,7 +264,7 @@ def test_a_budget_that_the_widest_meet_leaves_nothing_to_choose(program, context
 
 
 def test_budgets_are_checked_before_anything_is_measured(program, context, monkeypatch):
-    monkeypatch.setattr("laconic.quantize.mixed.output_noise", lambda *_: pytest.fail("measured"))
+    monkeypatch.setattr("laconic.quantize.mixed.histograms_of", lambda *_: pytest.fail("measured"))
     with pytest.raises(UnreachableError):
         Mixed(bytes=100)(program, context)
 

@@ -11,8 +11,7 @@ from laconic.quantize.calibrate import activation_grids
 from laconic.quantize.candidates import Candidates
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.placement import Sites, quantized_points
-from laconic.quantize.sensitivity import output_noise, outputs_together, relative_error
-from laconic.quantize.static import Widths
+from laconic.quantize.sensitivity import Allotment, output_noise, outputs_together, relative_error
 
 BITS = (2, 4, 8)
 
@@ -84,7 +83,7 @@ def test_where_biases_will_be_corrected_the_noise_is_that_with_the_layers_bias_c
 
 def test_all_together_is_the_program_with_everything_rounded(candidates, folded, inputs):
     points = candidates.sites.points
-    widths = Widths({weight.name: 4 for weight in weights(folded)}, dict.fromkeys(points, 4))
+    widths = Allotment({weight.name: 4 for weight in weights(folded)}, dict.fromkeys(points, 4))
     whole, found = outputs_together(candidates, widths, inputs)
     other = clone(folded)
     for weight in weights(folded):

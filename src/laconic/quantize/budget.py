@@ -13,7 +13,6 @@ from laconic.program import packed, packed_bytes, read
 from laconic.program.fold import bias_of
 from laconic.program.forms import kept
 from laconic.program.represent import representations
-from laconic.quantize.candidates import Candidates
 from laconic.quantize.placement import Sites
 from laconic.quantize.sensitivity import Allotment, Losses
 from laconic.quantize.tied import Tied, tied
@@ -81,19 +80,15 @@ def entries(sites: Sites) -> dict[str, int]:
     return {weight.name: weight.value.numel() if (mask := masks[weight.name]) is None else int(mask.sum()) for weight in sites.weights}
 
 
-def check_choice(budget: Budget, candidates: Candidates) -> None:
-    """Find budgets that leave no choice.
+def check_choice(budget: Budget, sites: Sites, weight_bits: tuple[int, ...], activation_bits: tuple[int, ...]) -> None:
+    """Find budgets that leave no choice between widths.
 
     Raises:
         UnreachableError: the narrowest widths cost more than the budget.
         LaconicError: the widest cost no more.
     """
-    names = [weight.name for weight in candidates.sites.weights]
-    least, most = (
-        sum(budget.cost(name, pick(candidates.weight_bits), pick(candidates.activation_bits)) for name in names) for pick in (min, max)
-    )
-    narrow = f"weights at {min(candidates.weight_bits)} bits and activations at {min(candidates.activation_bits)}"
-    wide = f"weights at {max(candidates.weight_bits)} bits and activations at {max(candidates.activation_bits)}"
+    least, most = (sum(budget.cost(each.name, pick(weight_bits), pick(activation_bits)) for each in sites.weights) for pick in (min, max))
+    narrow, wide = (f"weights at {pick(weight_bits)} bits and activations at {pick(activation_bits)}" for pick in (min, max))
     if least > budget.limit:
         raise UnreachableError(
             f"no widths meet the budget of {budget.said(budget.limit)}: the least possible is {budget.said(least)}, {narrow}"

@@ -1,7 +1,7 @@
 """Mixed precision: bits for each layer's weights and activations, so that a budget is met with the least noise.
 
 Source: Z. Dong et al., "HAWQ-V2: Hessian Aware trace-Weighted Quantization of Neural Networks", NeurIPS 2020, and Z. Yao et al., "HAWQ-V3:
-Dyadic Neural Network Quantization", ICML 2021, section 3.4: the sum of what the widths of all layers cost is minimised under a bound on
+Dyadic Neural Network Quantization", ICML 2021: the sum of what the widths of all layers cost is minimised under a bound on
 size or bit operations, as an integer program. Here it is solved exactly, for weights and activations together (see `numeric.allocation`).
 What a width costs is measured (see `sensitivity`) or taken from the curvature of the loss (see `curvature`).
 """
@@ -85,8 +85,9 @@ class Mixed(Calibrated):
 
     def _allotted(self, sites: Sites, batches: list[Tensor], context: Context) -> Allotment:
         """Return the widths of least summed loss within the budget."""
-        budget, candidates, inputs = self._budget(sites, context), self._candidates(sites, batches), torch.cat(batches)[: self.examples]
-        check_choice(budget, candidates)
+        budget = self._budget(sites, context)
+        check_choice(budget, sites, self.weight_bits, self.activation_bits)
+        candidates, inputs = self._candidates(sites, batches), torch.cat(batches)[: self.examples]
         losses = self._losses(candidates, inputs, context)
         widths, found = widths_within(budget, sites, losses)
         together = self._distance(*reversed(outputs_together(candidates, widths, inputs)))
