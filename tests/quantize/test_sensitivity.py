@@ -7,7 +7,7 @@ import torch
 
 from laconic.program import Uniform, clone, fold_batch_norm, represent_edge, weights
 from laconic.program.fold import assign
-from laconic.quantize.calibrate import activation_grids
+from laconic.quantize.calibrate import grid_of, histograms_of
 from laconic.quantize.candidates import Candidates
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.placement import Sites, quantized_points
@@ -31,8 +31,12 @@ def inputs(context):
 def candidates(folded, inputs):
     chosen = weights(folded)
     sites = Sites(folded, tuple(chosen), quantized_points(folded, chosen))
-    grids = {bits: activation_grids(folded, [inputs], dict.fromkeys(sites.points, bits), "min-max", 0.999) for bits in BITS}
-    return Candidates(sites, BITS, BITS, weight_grid, lambda node, bits: grids[bits][node], learned=False, corrected=False)
+    histograms = histograms_of(folded, list(sites.points), [(inputs,)])
+
+    def value_grid(node, bits):
+        return grid_of(histograms[node], bits, "min-max", 0.999)
+
+    return Candidates(sites, BITS, BITS, weight_grid, value_grid, learned=False, corrected=False)
 
 
 def weight_grid(weight, bits):
