@@ -51,7 +51,7 @@ def error(program, whole, inputs):
 
 
 def test_the_noise_of_a_weight_is_that_of_the_program_that_has_it_rounded(candidates, folded, inputs):
-    losses = output_noise(candidates, inputs)
+    losses = output_noise(candidates, inputs, inputs)
     assert losses.weights.keys() == {weight.name for weight in weights(folded)}
     for weight in weights(folded):
         for bits in BITS:
@@ -62,7 +62,7 @@ def test_the_noise_of_a_weight_is_that_of_the_program_that_has_it_rounded(candid
 
 
 def test_the_noise_of_values_is_that_of_the_program_with_the_grid_behind_them(candidates, folded, inputs):
-    losses = output_noise(candidates, inputs)
+    losses = output_noise(candidates, inputs, inputs)
     assert losses.activations.keys() == candidates.sites.points.keys()
     for node, of_node in losses.activations.items():
         for bits, noise in of_node.items():
@@ -74,7 +74,7 @@ def test_the_noise_of_values_is_that_of_the_program_with_the_grid_behind_them(ca
 
 
 def test_where_biases_will_be_corrected_the_noise_is_that_with_the_layers_bias_corrected(candidates, folded, inputs):
-    losses = output_noise(replace(candidates, corrected=True), inputs)
+    losses = output_noise(replace(candidates, corrected=True), inputs, inputs)
     for weight in weights(folded):
         other, [reader] = clone(folded), weight.readers
         layers = {reader.name: -1 if weight.kind == "linear" else 1}
@@ -88,7 +88,7 @@ def test_where_biases_will_be_corrected_the_noise_is_that_with_the_layers_bias_c
 def test_all_together_is_the_program_with_everything_rounded(candidates, folded, inputs):
     points = candidates.sites.points
     widths = Allotment({weight.name: 4 for weight in weights(folded)}, dict.fromkeys(points, 4))
-    whole, found = outputs_together(candidates, widths, inputs)
+    whole, found = outputs_together(candidates, widths, inputs, inputs)
     other = clone(folded)
     for weight in weights(folded):
         with torch.no_grad():
@@ -101,17 +101,25 @@ def test_all_together_is_the_program_with_everything_rounded(candidates, folded,
         torch.testing.assert_close(found, other(inputs), rtol=1e-3, atol=1e-3)
 
 
-def test_weights_whose_rounding_will_be_learned_make_less_noise_in_sum(candidates, inputs):
-    nearest, learned = (output_noise(replace(candidates, learned=learned), inputs) for learned in (False, True))
+def test_weights_whose_rounding_will_be_learned_make_less_noise_in_sum(candidates, inputs, context):
+    others = torch.cat(list(context.calibration()))[48:]
+    nearest, learned = (output_noise(replace(candidates, learned=learned), inputs, others) for learned in (False, True))
     for bits in BITS:
         assert sum(each[bits] for each in learned.weights.values()) < 0.7 * sum(each[bits] for each in nearest.weights.values())
 
 
 def test_the_program_is_left_as_it_was(candidates, folded, inputs):
     before = {name: tensor.clone() for name, tensor in folded.state_dict().items()}
-    output_noise(replace(candidates, learned=True, corrected=True), inputs)
+    output_noise(replace(candidates, learned=True, corrected=True), inputs, inputs)
     assert all(torch.equal(before[name], tensor) for name, tensor in folded.state_dict().items())
 
 
 def test_the_noise_of_nothing_is_finite():
     assert relative_error(torch.zeros(3), torch.zeros(3)) == 0
+
+
+def test_the_inputs_that_weights_are_rounded_by_are_not_those_that_the_noise_is_measured_on(candidates, inputs, context):
+    """A layer of 256 inputs fits 10 examples better than others."""
+    learned, others = replace(candidates, learned=True), torch.cat(list(context.calibration()))[48:58]
+    own, held_out = (output_noise(learned, measured, others).weights["head.weight"][4] for measured in (others, inputs))
+    assert held_out > 1.5 * own

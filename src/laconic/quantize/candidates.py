@@ -40,7 +40,7 @@ class Candidates:
 
         Args:
             weight: what to round.
-            values: what `stepwise` gives before its layer.
+            values: what `stepwise` gives before its layer, on inputs to round by.
         """
         layer = layer_at(weight.readers[0]) if len(weight.readers) == 1 else None
         if not self.learned or layer is None:

@@ -87,18 +87,18 @@ class Mixed(Calibrated):
         """Return the widths of least summed loss within the budget."""
         budget = self._budget(sites, context)
         check_choice(budget, sites, self.weight_bits, self.activation_bits)
-        candidates, inputs = self._candidates(sites, batches), torch.cat(batches)[: self.examples]
-        losses = self._losses(candidates, inputs, context)
+        candidates, (inputs, others) = self._candidates(sites, batches), _parted(torch.cat(batches), self.examples)
+        losses = self._losses(candidates, inputs, others, context)
         widths, found = widths_within(budget, sites, losses)
-        together = self._distance(*reversed(outputs_together(candidates, widths, inputs)))
+        together = self._distance(*reversed(outputs_together(candidates, widths, inputs, others)))
         context.note(_how_good(budget, found))
         context.note(f"the sum foretells {self._said(found.loss)} of the output, all together made {self._said(together)}")
         context.notes.extend(self._table(sites, losses, widths))
         return widths
 
-    def _losses(self, candidates: Candidates, inputs: Tensor, context: Context) -> Losses:
+    def _losses(self, candidates: Candidates, inputs: Tensor, others: Tensor, context: Context) -> Losses:
         if self.sensitivity == "noise":
-            return output_noise(candidates, inputs)
+            return output_noise(candidates, inputs, others)
         return loss_by_curvature(candidates, inputs, context.generator())
 
     def _distance(self, found: Tensor, wanted: Tensor) -> float:
@@ -142,6 +142,16 @@ class Mixed(Calibrated):
             points = dict.fromkeys(read[reader] for reader in weight.readers if reader in read)
             lines.append(", ".join([line, *(f"reads {of_values(point)}" for point in points)]))
         return lines + [f"no layer reads {of_values(point)}" for point in sites.points if point not in read.values()]
+
+
+def _parted(inputs: Tensor, examples: int) -> tuple[Tensor, Tensor]:
+    """Return so many inputs, half of them at most, and the others; of one input, itself twice.
+
+    >>> [len(part) for part in _parted(torch.zeros(100, 3), 64)], [len(part) for part in _parted(torch.zeros(100, 3), 10)]
+    ([50, 50], [10, 90])
+    """
+    count = min(examples, len(inputs) // 2)
+    return (inputs[:count], inputs[count:]) if count else (inputs, inputs)
 
 
 def _decibels(share: float) -> str:

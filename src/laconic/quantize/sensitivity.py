@@ -33,12 +33,13 @@ class Losses(NamedTuple):
 
 
 @torch.no_grad()
-def output_noise(candidates: Candidates, inputs: Tensor) -> Losses:
+def output_noise(candidates: Candidates, inputs: Tensor, others: Tensor) -> Losses:
     """Return the squared error of the output, as a share of its square, when one thing alone is quantized.
 
     Args:
         candidates: things and widths.
-        inputs: calibration inputs, (examples, ...).
+        inputs: calibration inputs to measure on, (examples, ...).
+        others: those that weights are rounded by; on the same ones a layer of many inputs would seem to need few bits.
     """
     sites, losses, previous = candidates.sites, Losses({}, {}), None
     output, restoring = _float_run(candidates, inputs)
@@ -49,14 +50,14 @@ def output_noise(candidates: Candidates, inputs: Tensor) -> Losses:
         return relative_error(_first(rest(sites.program, node, values, _one_after_the_other(restored, changes))), output)
 
     with bar("sensitivity", 0, len(sites.weights) + len(sites.points)) as tell:
-        for node, values in stepwise(sites.program, (inputs,)):
+        for (node, values), (_, beside) in zip(stepwise(sites.program, (inputs,)), stepwise(sites.program, (others,)), strict=True):
             if previous in readers:
                 grids = {bits: candidates.value_grid(previous, bits) for bits in candidates.activation_bits}
                 losses.activations[previous] = {
                     bits: noise({previous: grid}, readers[previous], node, values) for bits, grid in grids.items()
                 }
             for weight in [each for each in sites.weights if each.readers[0] is node]:
-                rounded = candidates.rounded(weight, values)
+                rounded = candidates.rounded(weight, beside)
                 losses.weights[weight.name] = {
                     bits: noise(_in_place_of(weight, rounded(bits)), weight.readers, node, values) for bits in candidates.weight_bits
                 }
@@ -66,13 +67,13 @@ def output_noise(candidates: Candidates, inputs: Tensor) -> Losses:
 
 
 @torch.no_grad()
-def outputs_together(candidates: Candidates, widths: Allotment, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the float output, and the output with everything rounded at once, each to its width."""
+def outputs_together(candidates: Candidates, widths: Allotment, inputs: Tensor, others: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the float output on `inputs`, and the output with everything rounded at once, each to its width; see `output_noise`."""
     sites = candidates.sites
     output, changes = _float_run(candidates, inputs)
-    for node, values in stepwise(sites.program, (inputs,)):
+    for node, beside in stepwise(sites.program, (others,)):
         for weight in [each for each in sites.weights if each.readers[0] is node]:
-            rounded = candidates.rounded(weight, values)(widths.weights[weight.name])
+            rounded = candidates.rounded(weight, beside)(widths.weights[weight.name])
             changes = {**changes, **_in_place_of(weight, rounded)}
     grids = {node: candidates.value_grid(node, bits) for node, bits in widths.activations.items()}
     return output, run(sites.program, inputs, _one_after_the_other(changes, grids))
