@@ -73,6 +73,7 @@ REFUSED = {
     ("quantize.WeightOnly", "quantize.Mixed"),
     ("quantize.Static", "quantize.Static"),
     ("quantize.Static", "quantize.WeightOnly"),
+    ("quantize.Training", "quantize.Mixed"),
     ("quantize.Training", "quantize.Static"),
     ("quantize.Training", "quantize.WeightOnly"),
     ("quantize.Training", "prune.Layers"),

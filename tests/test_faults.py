@@ -46,7 +46,7 @@ def weights(tmp_path_factory):
     content = bytearray((folder / "whole.pt").read_bytes())
     content[len(content) // 2] ^= 0x55
     (folder / "flipped.pt").write_bytes(content)
-    (folder / "weights.bin").write_bytes(b"x")
+    (folder / "weights.txt").write_bytes(b"x")
     return folder
 
 
@@ -149,7 +149,7 @@ def test_a_recipe_that_trains_needs_training_data(mine, tmp_path, capfd):
         ("flipped.pt", "flipped.pt"),
         ("pickle.pt", "not safe"),
         ("nan.safetensors", "NaN"),
-        ("weights.bin", ".safetensors, .pt or .pth"),
+        ("weights.txt", ".safetensors, .pt"),
         ("none.pt", "no weights file"),
     ],
 )

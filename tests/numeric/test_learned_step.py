@@ -64,3 +64,9 @@ def test_low_precision_inputs_are_rounded_in_full_precision_and_keep_their_type(
 
 def test_ties_go_to_even_numbers():
     assert nearest_multiple(torch.tensor([0.5, 1.5, 2.5, 9.0]), torch.tensor(0.0), torch.tensor(3.0)).tolist() == [0, 2, 2, 3]
+
+
+def test_zeros_are_positive():
+    x, bounds = torch.tensor([-0.04, 0.04]), (torch.tensor(-3.0), torch.tensor(3.0))
+    for each in (x, x.clone().requires_grad_()):
+        assert not torch.signbit(learned_step(each, torch.tensor(0.1), *bounds)).any()

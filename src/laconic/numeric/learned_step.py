@@ -27,7 +27,12 @@ def learned_step(x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
     if torch.is_grad_enabled() and (x.requires_grad or step.requires_grad):
         rounded: Tensor = _LearnedStep.apply(x, step, low, high)  # type: ignore[no-untyped-call]
         return rounded
-    return (nearest_multiple(x.float() / step, low, high) * step).to(x.dtype)
+    return _levels(x.float() / step, step, low, high).to(x.dtype)
+
+
+def _levels(ratio: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Return the levels; a zero is a positive one, as codes decode to."""
+    return nearest_multiple(ratio, low, high).mul_(step).add_(0.0)
 
 
 def nearest_multiple(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
@@ -58,7 +63,7 @@ class _LearnedStep(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> Tensor:
         ratio = x.float() / step
         ctx.save_for_backward(ratio, step, low, high)
-        return (nearest_multiple(ratio, low, high).mul_(step)).to(x.dtype)
+        return _levels(ratio, step, low, high).to(x.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
