@@ -144,12 +144,9 @@ def test_pruned_weights_stay_zero_in_the_network_and_in_the_file(program, contex
     assert counts.nonzero_parameters < 0.55 * counts.parameters
 
 
-def test_cut_filters_and_trained_bits_both_make_the_file_smaller(program, context, tmp_path):
-    recipes = {
-        "cut": [Filters(ratio=0.4)],
-        "quantized": [Training(weight_bits=4, **QUICK)],
-        "both": [Filters(ratio=0.4), Training(weight_bits=4, **QUICK)],
-    }
+@pytest.mark.parametrize("step", [Static(weight_bits=4), Training(weight_bits=4, **QUICK)], ids=["Static", "Training"])
+def test_cut_filters_and_fewer_bits_both_make_the_file_smaller(program, context, tmp_path, step):
+    recipes = {"cut": [Filters(ratio=0.4)], "quantized": [step], "both": [Filters(ratio=0.4), step]}
     files, bytes_ = {}, {}
     for name, steps in recipes.items():
         made = apply(clone(program), steps, context).program
