@@ -116,10 +116,10 @@ def _narrower(kernels: Mapping[fx.Node, int], bits: Mapping[fx.Node, int]) -> di
     """Return, by the edge and the fewer bits that are wanted of it, what reads the edge for such kernels: themselves or a padding."""
     found = dict[tuple[fx.Node, int], list[fx.Node]]()
     for kernel, width in kernels.items():
-        edge, reader = before_padding(kernel.all_input_nodes[0]), kernel
+        value = kernel.all_input_nodes[0]
+        edge = before_padding(value)
         if edge in bits and bits[edge] > width:
-            reader = kernel if edge is kernel.all_input_nodes[0] else kernel.all_input_nodes[0]
-            found.setdefault((edge, width), []).append(reader)
+            found.setdefault((edge, width), []).append(kernel if edge is value else value)
     return found
 
 

@@ -79,7 +79,7 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     """Write `program` to `path` as ONNX and check the file.
 
     Args:
-        program: quantizers of 2 to 8 bits become integer tensors and QDQ operations; what else there is is written dense, and said so.
+        program: quantizers in `KEEPS` become integer tensors and QDQ operations or blocks; the rest is written dense, and said so.
         example: inputs with a batch of 2 or more; the file takes any batch.
         path: the `.onnx` file, written whole or not at all.
 
@@ -93,7 +93,7 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     lowered = lower(program, KEEPS)
     spell_out_attention(lowered.program)
     narrow = any(fits_4_bits(read(lowered.program, name).numpy()) for name in lowered.integer_weights)
-    grouped = any(" grouped " in f" {form.name}" for _, forms in represented(program) for form in forms)
+    grouped = any(form.name.startswith("grouped ") for _, forms in represented(program) for form in forms)
     model = to_onnx(lowered.program, example, _OPSET_OF_NARROW if narrow or grouped else _OPSET)
     fuse_padding(model.graph)
     write_in_blocks(model)
