@@ -15,7 +15,7 @@ from laconic.numeric.codebook import normal_float
 from laconic.program import Codebook, Mask, Uniform, capture, fold_batch_norm, represent, weights
 from laconic.program.lower import unsupported
 from laconic.program.represent import representations
-from laconic.runtimes import NAMES, installed, onnxruntime, runtime
+from laconic.runtimes import NAMES, installed, onnx_export, onnxruntime, runtime
 from networks import NETWORKS, build, captured, quantize
 
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
@@ -510,7 +510,7 @@ def test_a_file_that_computes_something_else_is_refused(tmp_path, monkeypatch):
 def test_outputs_may_differ_by_what_moves_the_programs_own(tmp_path, monkeypatch):
     """In deep networks of few bits, codes at ties pull others along."""
     program, example = quantized((8, 8))
-    own = onnxruntime._unrest(program, example)
+    own = onnx_export.unrest(program, example)
     assert 0 < own < 0.1
     original = onnxruntime._run_profiled
 
@@ -521,15 +521,15 @@ def test_outputs_may_differ_by_what_moves_the_programs_own(tmp_path, monkeypatch
     monkeypatch.setattr(onnxruntime, "_run_profiled", moved)
     with pytest.raises(LaconicError, match=r"differ from the program's by 0.3 of their size"):
         onnxruntime.export(program, example, tmp_path / "file.onnx")
-    monkeypatch.setattr(onnxruntime, "_unrest", lambda *_: 0.2)
+    monkeypatch.setattr(onnx_export, "unrest", lambda *_: 0.2)
     assert onnxruntime.export(program, example, tmp_path / "file.onnx").difference == pytest.approx(0.3, abs=0.02)
 
 
 def test_networks_of_fewer_bits_are_less_steady():
-    assert onnxruntime._unrest(*quantized((8, 8), depth=8)) < onnxruntime._unrest(*quantized((4, 3), depth=8))
+    assert onnx_export.unrest(*quantized((8, 8), depth=8)) < onnx_export.unrest(*quantized((4, 3), depth=8))
 
 
 def test_whole_numbers_are_not_moved():
     program, example = captured("tied")
     assert not example[0].is_floating_point()
-    assert onnxruntime._unrest(program, example) == 0
+    assert onnx_export.unrest(program, example) == 0

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from laconic.errors import LaconicError
 from laconic.files import whole_file
 from laconic.runtimes import onnx_profile
+from laconic.runtimes.onnx_export import OPSET_OF_NARROW, Exported, check, to_onnx
 from laconic.runtimes.onnx_graph import Counts, count, fits_4_bits, fuse_padding, make_compact, store_in_4_bits
-from laconic.runtimes.onnxruntime import Exported, check, to_onnx
 from laconic.runtimes.openvino_graph import clip_before_quantizing, drop_zero_points, store_unsigned_4_bits
 
 if TYPE_CHECKING:
@@ -35,7 +35,6 @@ KEEPS = (
 SUFFIX = ".onnx"
 __all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "version"]
 
-_OPSET = 21  # the first that has 4-bit tensors and blocks with a scale each
 _MULTIPLY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _WHOLE_NUMBERS = ("u8", "i8", "u4", "i4")
 _MEMORY = ("Const", "Input", "Output", "Reorder")  # of the compiled network's entries: no operation of the file
@@ -76,7 +75,7 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     lowered = lower(program, KEEPS)
     spell_out_attention(lowered.program)
     narrow = any(fits_4_bits(read(lowered.program, name).numpy()) for name in lowered.integer_weights)
-    model = to_onnx(lowered.program, example, _OPSET)
+    model = to_onnx(lowered.program, example, OPSET_OF_NARROW)
     fuse_padding(model.graph)
     clip_before_quantizing(model.graph)
     store_unsigned_4_bits(model.graph, lowered.narrow_weights)
