@@ -59,7 +59,7 @@ def code_tensor(
 def decoded(coded: Coded) -> NDArray[np.float32]:
     """Return what a tensor of form `grid` is read as."""
     assert coded.codes is not None
-    states, step, *nearer = coded.settings
+    states, step, *nearer = map(int, coded.settings)
     levels = 64 * multiples(coded.codes.ravel(), states)
     sizes = np.minimum(np.abs(levels) // 64, len(nearer))
     levels -= np.sign(levels) * np.array([0, *nearer])[sizes]

@@ -48,10 +48,10 @@ def read(source, limit=LIMIT):
     return contents(source, limit)[1]
 
 
-def contents(source, limit=LIMIT):
-    """Return the header and the arrays of a `.lac` file; see `read`."""
+def contents(source, limit=LIMIT, loops=None):
+    """Return the header and the arrays of a `.lac` file; see `read`. `loops` are compiled versions of `walk` and `spell`, if there are."""
     data = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else np.fromfile(source, np.uint8)
-    header, body = _opened(data, limit)
+    header, body = _opened(data, limit, loops)
     try:
         entries = _checked(header, limit, len(data))
         return header, _arrays(entries, body)
@@ -70,7 +70,7 @@ def checksum(data):
     return rest ^ 0xFFFFFFFF
 
 
-def _opened(data, limit):
+def _opened(data, limit, loops):
     """Return the header and what is left of the file: a reader of its coded part."""
     if len(data) < 9 or data[:3].tobytes() != MAGIC:
         raise CorruptArtifact("this is no .lac file, or it is cut off")
@@ -78,7 +78,7 @@ def _opened(data, limit):
         raise CorruptArtifact(f"the file has version {data[3]}, this reader knows version {VERSION}; take a newer laconic")
     if int.from_bytes(data[4:8].tobytes(), "little") != checksum(data[8:]):
         raise CorruptArtifact("the file is damaged: its checksum differs from the one it was written with")
-    body = Stream(data[8:])
+    body = Stream(data[8:], loops)
     length = body.number()
     if length > min(limit, _PER_BYTE // 8 * len(data)):
         raise CorruptArtifact(f"the file says that its header has {length} bytes, more than it can hold")
@@ -185,10 +185,9 @@ def next_state(state, odd, feedback, forward):
 class Stream:
     """The coded part of a file: numbers and text one after the other, all read with one model that learns from them."""
 
-    loops = None  # compiled versions of `walk` and `spell`, where a library has them
-
-    def __init__(self, data):
+    def __init__(self, data, loops=None):
         """Begin to read."""
+        self.loops = loops
         self._data = data.copy() if self.loops else data.tolist()
         start = [*data[:4].tolist(), 0, 0, 0, 0][:4]
         self._coder = self._kind([0, 0xFFFFFFFF, int.from_bytes(bytes(start), "big"), 4])

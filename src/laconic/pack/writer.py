@@ -17,11 +17,9 @@ Array: TypeAlias = NDArray[Any]
 class Writer(reader.Stream):
     """The coded part of a file while it is written."""
 
-    loops = loops()
-
     def __init__(self) -> None:
         """Begin with nothing."""
-        super().__init__(np.zeros(64, np.uint8))
+        super().__init__(np.zeros(64, np.uint8), loops())
         self._coder[2] = self._coder[3] = 0
 
     def write_number(self, value: int) -> None:
@@ -40,6 +38,11 @@ class Writer(reader.Stream):
         """Write the whole numbers of a tensor."""
         self._make_room(24 * codes.size)
         self.codes(shape, codes.size, states, codes.ravel().tolist())
+
+    @property
+    def position(self) -> int:
+        """How many bytes are out."""
+        return int(self._coder[3])
 
     def finish(self) -> bytes:
         """Return what was written: the fewest bytes that are read as it, for behind the end stand zeros."""
@@ -71,7 +74,7 @@ class Coded:
     shape: tuple[int, ...]
     dtype: str
     form: str
-    settings: tuple[int, ...] = ()
+    settings: tuple[int | str, ...] = ()
     codes: Array | None = None
     states: int = 0
     stored: Array = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -84,8 +87,21 @@ class Coded:
             writer.write_bytes(np.frombuffer(self.stored.tobytes(), np.uint8), self.stored.dtype.itemsize)
 
 
+@dataclass(frozen=True)
+class Written:
+    """A whole file, and how many of its bytes each tensor took, without its entry in the header."""
+
+    data: bytes
+    bytes: dict[str, int]
+
+
 def file_of(tensors: Mapping[str, Coded], about: Mapping[str, Any]) -> bytes:
-    """Return a whole file.
+    """Return a whole file; see `write_file`."""
+    return write_file(tensors, about).data
+
+
+def write_file(tensors: Mapping[str, Coded], about: Mapping[str, Any]) -> Written:
+    """Write a whole file.
 
     Args:
         tensors: by name, in the order in which they are written.
@@ -93,12 +109,14 @@ def file_of(tensors: Mapping[str, Coded], about: Mapping[str, Any]) -> bytes:
     """
     entries = [[name, list(each.shape), each.dtype, each.form, list(each.settings)] for name, each in tensors.items()]
     text = json.dumps({**about, "tensors": entries}, separators=(",", ":"))
-    writer = Writer()
+    writer, sizes = Writer(), dict[str, int]()
     writer.write_number(len(text))
     writer.write_bytes(np.frombuffer(text.encode("ascii"), np.uint8), 1)
-    for each in tensors.values():
+    for name, each in tensors.items():
+        before = writer.position
         each.write(writer)
+        sizes[name] = writer.position - before
     body = writer.finish()
     check: int = reader.checksum(np.frombuffer(body, np.uint8))
     magic: bytes = reader.MAGIC
-    return magic + bytes([reader.VERSION]) + check.to_bytes(4, "little") + body
+    return Written(magic + bytes([reader.VERSION]) + check.to_bytes(4, "little") + body, sizes)
