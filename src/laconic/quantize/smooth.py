@@ -115,7 +115,8 @@ def makers(program: Program, source: fx.Node, layers: Collection[fx.Node]) -> tu
         return tuple(str(node.target) for node in found) if whole and _last_axis_is_its_own(source, nodes[0]) else ()
     if source.target in _PASSING:
         shape = source.meta["val"].shape[1:]
-        once = [node for node in source.all_input_nodes if source.args.count(node) == 1 and node.meta["val"].shape[1:] == shape]
+        values = [(node, node.meta["val"]) for node in source.all_input_nodes if source.args.count(node) == 1]
+        once = [node for node, value in values if isinstance(value, Tensor) and value.shape[1:] == shape]
         return next((names for node in once if (names := makers(program, node, [source]))), ())
     return ()
 
