@@ -39,7 +39,8 @@ HOW: dict[str, dict[str, Any]] = {
     "activation-aware": {"activation_aware": True},
     "gptq": {"rounding": "gptq"},
     "activation-aware, gptq": {"activation_aware": True, "rounding": "gptq"},
-    "gptq, tuned": {"rounding": "gptq", "tuning_epochs": 6},
+    "gptq, tuned": {"rounding": "gptq", "tuning_epochs": 4},
+    "activation-aware, gptq, tuned": {"activation_aware": True, "rounding": "gptq", "tuning_epochs": 4},
 }
 
 
