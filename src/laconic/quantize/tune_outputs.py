@@ -6,7 +6,6 @@ activations learn too (S. Esser et al., "Learned Step Size Quantization", ICLR 2
 of the inputs is held out: what is kept is what does best there, or the network as it was.
 """
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from laconic.program.fold import assign
 from laconic.program.observe import examples_at_once, observe
 from laconic.program.represent import edges, representations
 from laconic.quantize.correct import give_biases
-from laconic.train.progress import bar
+from laconic.quantize.imitate import imitate, outputs_of, squared_error
 
 _HELD_OUT = 4  # one of so many inputs is held out
 _BATCH = 32
@@ -49,6 +48,11 @@ class _Tunable(fx.Interpreter):
         """All that is learned."""
         return [*self._gains.values(), *self._shifts.values(), *self._steps]
 
+    @property
+    def batch(self) -> int:
+        """As many as there is memory for, up to a limit."""
+        return max(1, min(_BATCH, examples_at_once(self._program) // _STORED))
+
     def optimizer(self) -> torch.optim.Adam:
         """Return what learns everything at the same rate relative to its size."""
         relative = {"params": [*self._gains.values(), *self._shifts.values()], "lr": _RATE}
@@ -68,11 +72,8 @@ class _Tunable(fx.Interpreter):
         return self._grids[weight].step.detach() * torch.exp(self._gains[weight])
 
     @torch.no_grad()
-    def keep(self, values: list[Tensor]) -> None:
+    def keep(self) -> None:
         """Give the program what was learned."""
-        for tensor, value in zip(self.learned, values, strict=True):
-            tensor.copy_(value)
-            tensor.grad = None
         for name in self._biases:
             place(self._program, name, self.get_attr(name, (), {}))
         for name, grid in self._grids.items():
@@ -97,53 +98,11 @@ def tune_outputs(
     Returns:
         The mean square error of the outputs on the inputs held out, as a share of their mean square, before and after.
     """
-    order = torch.randperm(len(inputs), generator=generator)
-    held, learning = order[: max(1, len(inputs) // _HELD_OUT)], order[max(1, len(inputs) // _HELD_OUT) :]
     tunable = _Tunable(program.eval(), chosen, inputs[:_BATCH])
-    with torch.no_grad():
-        wanted = torch.cat([_flat(whole.eval()(part)) for part in inputs.split(_BATCH)])
-    size = wanted.square().mean().clamp_min(1e-12)
-
-    def error(examples: Tensor) -> Tensor:
-        return (_flat(tunable.run(inputs[examples])) - wanted[examples]).square().mean() / size
-
-    @torch.no_grad()
-    def held_error() -> float:
-        return sum(float(error(part)) * len(part) for part in held.split(_BATCH)) / len(held)
-
-    before = least = held_error()
-    best = [each.detach().clone() for each in tunable.learned]
-    with bar("outputs", 0, epochs) as tell:
-        for epoch in _descended(tunable, error, learning, epochs, generator):
-            now = held_error()
-            if now < least:
-                least, best = now, [each.detach().clone() for each in tunable.learned]
-            tell(epoch + 1, f"{now:.4f}")
-    tunable.keep(best)
-    return before, least
-
-
-def _descended(
-    tunable: _Tunable, error: Callable[[Tensor], Tensor], learning: Tensor, epochs: int, generator: torch.Generator
-) -> Iterator[int]:
-    """Go down the error on the examples `learning`, at a rate that falls to nothing on a half cosine; yield after each epoch."""
-    learned, optimizer = tunable.learned, tunable.optimizer()
-    batch = max(1, min(_BATCH, examples_at_once(tunable.module) // _STORED))  # type: ignore[arg-type]
-    total = epochs * -(-len(learning) // batch)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, total)
-    for epoch in range(epochs):
-        for part in learning[torch.randperm(len(learning), generator=generator)].split(batch):
-            slopes = torch.autograd.grad(error(part), learned, allow_unused=True, materialize_grads=True)
-            for each, slope in zip(learned, slopes, strict=True):
-                each.grad = slope
-            optimizer.step()
-            schedule.step()
-        yield epoch
-
-
-def _flat(outputs: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """Return all outputs of each example in one row."""
-    return torch.cat([each.flatten(1) for each in (outputs if isinstance(outputs, tuple) else (outputs,))], 1)
+    wanted = outputs_of(whole, inputs)
+    found = imitate(tunable, inputs, wanted, squared_error(wanted), len(inputs) // _HELD_OUT, epochs, generator)
+    tunable.keep()
+    return found
 
 
 def _grid(program: Program, weight: str) -> Uniform | None:
