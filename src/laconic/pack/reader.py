@@ -18,20 +18,25 @@ _SLOTS, _KINDS, _WIDTH = 8, 24, 1024  # counters asked for each decision, kinds 
 _SETS = 64  # of mixing weights for each kind
 _PATIENCE = 1020  # observations after which a counter forgets
 _SIGN, _MORE, _LARGEST = 1, 2, 12  # kinds: zero or not, the sign, larger than 1, 2, ... 12; what is larger is in Exp-Golomb code
-_PER_BYTE = 1 << 15  # decisions that a byte can hold at most: none is likelier than 1 - 22 / 2**16
-_BEGINNING = '{"network":"zoo:lenet300","tensors":[["fc1.weight",[300,784],"float32","grid",[8,-52,9,5,0]],["fc1.bias",[300],"float32",'
-_BEGINNING += (
-    '"grid",[0,-70,0,0,0]],["conv1.weight",[20,1,5,5],"float16","table",[4]],["layer1.0.bn1.running_mean",[16],"float32","bytes",[]]'
+_PER_BYTE = 1 << 14  # decisions that a byte can hold at most: none is likelier than 1 - 23 / 2**16
+_BEHIND = 8  # zeros that are read behind the end at most
+# What the model of text learns from before the first header, and before the first graph of a program
+_BEGINNING = (
+    '{"network":"zoo:lenet300","tensors":[["fc1.weight",[300,784],"float32","grid",[8,-52,9,5,0]],["fc1.bias",[300],"float32","grid",[0,-70'
+    ',0,0,0]],["conv1.weight",[20,1,5,5],"float16","table",[4]],["tensor.0",[20],"float32","sparse",[]],["layer1.0.bn1.running_mean",[16],"'
+    'float32","bytes",["float16"]],[".metadata",[5549],"uint8","text",[]]]}'
 )
-TRELLISES = {
-    4: (5, 2),
-    8: (11, 4),
-    16: (19, 4),
-    32: (37, 8),
-    64: (67, 20),
-    128: (157, 86),
-    256: (333, 242),
-}  # feedback and input, by states
+GRAPH = (
+    '{"laconic":{"format":"2","program":{"inputs":[{"name":"input","shape":[3,32,32],"dtype":"torch.float32"}],"aliases":{},"tensors":[{"na'
+    'me":"conv1.weight","parameter":true,"trainable":true,"persistent":true,"key":"tensor.0"}],"representations":[],"edges":[],"graph":[{"o'
+    'p":"get_attr","name":"fc1_weight","target":"fc1.weight","args":[],"kwargs":{"dict":{}}},{"op":"placeholder","name":"input","target":"i'
+    'nput","args":[],"kwargs":{"dict":{}}},{"op":"call_function","name":"max_pool2d","target":"aten::max_pool2d.default","args":[{"node":"c'
+    'onv2d"},[2,2]],"kwargs":{"dict":{}},"module":""},{"op":"call_function","name":"linear","target":"aten::linear.default","args":[{"node"'
+    ':"relu"},{"node":"fc1_weight"},{"node":"fc1_bias"}],"kwargs":{"dict":{}},"source":"/model.py:42, in forward","module":"fc1"},{"op":"ou'
+    'tput","name":"output"'
+)
+# Feedback and input of a trellis, by its states
+TRELLISES = {4: (5, 2), 8: (11, 4), 16: (19, 4), 32: (37, 8), 64: (67, 20), 128: (157, 86), 256: (333, 242)}
 _TYPES = {"float64": 8, "float32": 4, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "uint16": 2, "bool": 1}
 
 
@@ -40,7 +45,9 @@ class CorruptArtifact(ValueError):  # noqa: N818 - named in the specification
 
 
 def read(source, limit=LIMIT):
-    """Return the arrays of a `.lac` file, by name, from its path or its bytes; `limit` is the most memory in bytes that they may take.
+    """Return the arrays of a `.lac` file, by name, from its path or its bytes.
+
+    `limit` is the most memory in bytes that they may take, with what the largest of them needs while it is read.
 
     Raises:
         CorruptArtifact: whatever is wrong with the file; nothing larger than `limit` is allocated before.
@@ -51,12 +58,17 @@ def read(source, limit=LIMIT):
 def contents(source, limit=LIMIT, loops=None):
     """Return the header and the arrays of a `.lac` file; see `read`. `loops` are compiled versions of `walk` and `spell`, if there are."""
     data = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else np.fromfile(source, np.uint8)
-    header, body = _opened(data, limit, loops)
+    body, arrays = _opened(data, loops), {}
     try:
-        entries = _checked(header, limit, len(data))
-        return header, _arrays(entries, body)
-    except (KeyError, IndexError, TypeError, ValueError, OverflowError) as error:
-        raise CorruptArtifact(f"the file's header makes no sense: {error}") from None
+        header, left = _header(body, limit, len(data))
+        _check(header["tensors"], left, len(data))
+        for name, shape, kind, form, settings in header["tensors"]:
+            arrays[name] = _FORMS[form](body, shape, int(np.prod(shape, dtype=np.int64)), kind, *settings).reshape(shape)
+        if not body.ended():
+            raise CorruptArtifact("it goes on behind its last tensor")
+    except (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise CorruptArtifact(f"the file makes no sense: {error}") from None
+    return header, arrays
 
 
 def checksum(data):
@@ -70,73 +82,85 @@ def checksum(data):
     return rest ^ 0xFFFFFFFF
 
 
-def _opened(data, limit, loops):
-    """Return the header and what is left of the file: a reader of its coded part."""
+def _opened(data, loops):
+    """Return a reader of the coded part of a file that is whole."""
     if len(data) < 9 or data[:3].tobytes() != MAGIC:
         raise CorruptArtifact("this is no .lac file, or it is cut off")
     if data[3] != VERSION:
         raise CorruptArtifact(f"the file has version {data[3]}, this reader knows version {VERSION}; take a newer laconic")
     if int.from_bytes(data[4:8].tobytes(), "little") != checksum(data[8:]):
         raise CorruptArtifact("the file is damaged: its checksum differs from the one it was written with")
-    body = Stream(data[8:], loops)
-    length = body.number()
-    if length > min(limit, _PER_BYTE // 8 * len(data)):
-        raise CorruptArtifact(f"the file says that its header has {length} bytes, more than it can hold")
-    return parsed(body.text(length)), body
+    return Stream(data[8:], loops)
 
 
-def _checked(header, limit, size):
-    """Return the tensors that a header describes, if they can be in so many bytes and fit the limit."""
-    if not isinstance(header, dict) or not isinstance(header.get("tensors"), list):
-        raise CorruptArtifact("the file's header describes no tensors")
-    left, decisions, names = limit, _PER_BYTE * size, set()
-    for name, shape, kind, form, settings in header["tensors"]:
-        if not isinstance(name, str) or name in names or kind not in _TYPES or form not in _FORMS or not isinstance(settings, list):
-            raise CorruptArtifact(f"the file's header describes a tensor that cannot be: {name!r}")
-        if len(shape) > 16 or not all(type(each) is int and 0 <= each < 1 << 40 for each in shape):
-            raise CorruptArtifact(f"the tensor {name!r} cannot have the shape {shape}")
+def _header(body, limit, size):
+    """Return the header of a file of so many bytes, and how much of the limit it leaves."""
+    length, shift, byte = 0, 0, 128
+    while byte > 127 and shift < 63:
+        byte = int(body.bytes(1, 1)[0])
+        length, shift = length | (byte & 127) << shift, shift + 7
+    if 64 * length > limit or length > _PER_BYTE // 8 * size:
+        raise CorruptArtifact(f"a header of {length} letters is beyond the limit of {limit} bytes, or what the file can hold")
+    return parsed(body.bytes(length, 1).tobytes().decode("ascii", "replace")), limit - 64 * length
+
+
+def _check(tensors, limit, size):
+    """Find out whether the tensors that a header describes can be in so many bytes and fit the limit."""
+    kept, working, decisions, names = 0, 0, 0, set()
+    for name, shape, kind, form, settings in tensors:
+        possible = isinstance(name, str) and name not in names and kind in _TYPES and form in _FORMS and _sensible(kind, form, settings)
+        if not possible or len(shape) > 16 or not all(type(each) is int and 0 <= each < 1 << 40 for each in shape):
+            raise CorruptArtifact(f"its header describes a tensor that cannot be: {name!r}, of shape {shape}")
         entries = int(np.prod(shape, dtype=object))
-        left -= (_TYPES[kind] if form == "same" else 32) * entries + 64
-        decisions -= 0 if form == "same" else entries
-        if left < 0 or decisions < 0:
+        kept += _TYPES[kind] * entries + 64
+        coded = 0 if form == "same" else entries + (settings[1] if form == "table" else 0)
+        working, decisions = max(working, (16 * _TYPES[kind] + 128) * coded), decisions + coded
+        if kept + working > limit or decisions > _PER_BYTE * size:
             raise CorruptArtifact(f"the tensor {name!r} of shape {shape} is beyond the limit of {limit} bytes, or what the file can hold")
         names.add(name)
-    return header["tensors"]
 
 
-def _arrays(entries, body):
-    arrays = {}
-    for name, shape, kind, form, settings in entries:
-        count = int(np.prod(shape, dtype=np.int64))
-        arrays[name] = _FORMS[form](body, shape, count, kind, *settings).reshape(shape)
-    return arrays
+def _sensible(kind, form, settings):
+    """Say whether a form has such settings."""
+    if not isinstance(settings, list) or form == "bytes":
+        return settings == [] or (len(settings) == 1 and settings[0] in _TYPES and np.can_cast(settings[0], kind))
+    if len(settings) > 16 or not all(type(each) is int for each in settings):
+        return False
+    if form == "table":
+        return len(settings) == 2 and 0 <= settings[0] < settings[1] <= 1 << 16
+    if form == "grid":
+        return kind[0] == "f" and settings[0] in (0, *TRELLISES) and abs(settings[1]) <= 8192 and all(abs(s) <= 63 for s in settings[2:])
+    return not settings and (kind == "uint8" or form != "text")
 
 
 def _same(body, shape, count, kind):
     """All entries are alike."""
-    return np.full(count, body.bytes(_TYPES[kind], _TYPES[kind]).view(kind)[0])
+    return np.full(count, body.stored(kind, 1)[0])
 
 
 def _bytes(body, shape, count, kind, stored=None):
-    """The numbers as they are stored, maybe as ones of another kind."""
-    stored = stored or kind
-    return body.bytes(_TYPES[stored] * count, _TYPES[stored]).view(stored).astype(kind)
+    """The numbers as they are stored, maybe as ones of a narrower kind."""
+    return body.stored(stored or kind, count).astype(kind)
+
+
+def _text(body, shape, count, kind):
+    """Letters that describe a program."""
+    body.learn(GRAPH)
+    return body.stored(kind, count)
 
 
 def _sparse(body, shape, count, kind):
     """Which entries are zero, then the others as they are stored."""
     kept = body.codes(shape, count, 0) != 0
     array = np.zeros(count, kind)
-    array[kept] = body.bytes(_TYPES[kind] * int(kept.sum()), _TYPES[kind]).view(kind)
+    array[kept] = body.stored(kind, int(kept.sum()))
     return array
 
 
 def _table(body, shape, count, kind, below, size):
     """Codes of a table: the lowest code is -below."""
-    if not 0 <= below < size <= 1 << 16:
-        raise CorruptArtifact("a table is too large")
     codes = body.codes(shape, count, 0) + below
-    table = body.bytes(_TYPES[kind] * size, _TYPES[kind]).view(kind)
+    table = body.stored(kind, size)
     if count and (codes.min() < 0 or codes.max() >= size):
         raise CorruptArtifact("a code is beyond its table")
     return table[codes]
@@ -144,17 +168,15 @@ def _table(body, shape, count, kind, below, size):
 
 def _grid(body, shape, count, kind, states, step, *nearer):
     """Multiples of a step, 2**(step / 16); those of size 1, 2 and more are nearer to zero by so many 64ths of it."""
-    if abs(step) > 16000 or any(abs(each) > 63 for each in nearer):
-        raise CorruptArtifact("a step is no number, or values are shifted by more than it")
-    codes = body.codes(shape, count, states)
-    levels = 64 * multiples(codes, states)
+    levels = 64 * multiples(body.codes(shape, count, states), states)
     for size, shift in enumerate(nearer, 1):
         chosen = np.abs(levels) == 64 * size if size < len(nearer) else np.abs(levels) >= 64 * size
         levels = np.where(chosen, levels - np.sign(levels) * shift, levels)
-    return (levels * (step_size(step) / 64)).astype(kind)
+    largest = float(np.finfo(kind).max)
+    return np.clip(levels * (step_size(step) / 64), -largest, largest).astype(kind)
 
 
-_FORMS = {"same": _same, "bytes": _bytes, "sparse": _sparse, "table": _table, "grid": _grid}
+_FORMS = {"same": _same, "bytes": _bytes, "text": _text, "sparse": _sparse, "table": _table, "grid": _grid}
 
 
 def multiples(codes, states):
@@ -165,7 +187,7 @@ def multiples(codes, states):
     state, second = 0, np.zeros(len(codes), np.int64)
     for at, odd in enumerate((codes & 1).tolist()):
         second[at] = state & 1
-        state = next_state(state, odd, feedback, forward)
+        state = (state >> 1) ^ ((feedback >> 1) * (state & 1)) ^ ((forward >> 1) * odd)
     return 2 * codes - np.sign(codes) * second
 
 
@@ -177,66 +199,70 @@ def step_size(step):
     return np.ldexp(size, step // 16)
 
 
-def next_state(state, odd, feedback, forward):
-    """Return the state after a code that is odd or even; its lowest bit says which quantizer is next."""
-    return (state >> 1) ^ ((feedback >> 1) * (state & 1)) ^ ((forward >> 1) * odd)
-
-
 class Stream:
     """The coded part of a file: numbers and text one after the other, all read with one model that learns from them."""
 
     def __init__(self, data, loops=None):
         """Begin to read."""
         self.loops = loops
-        self._data = data.copy() if self.loops else data.tolist()
-        start = [*data[:4].tolist(), 0, 0, 0, 0][:4]
-        self._coder = self._kind([0, 0xFFFFFFFF, int.from_bytes(bytes(start), "big"), 4])
-        self._tables, self._numbers, self._letters = self._kinds(tables()), self._kinds(new_model()), self._kinds(new_model())
-        self._room, self._places = self._kinds([[0] * _SLOTS] * 2)
-        self.spelled([ord(letter) for letter in _BEGINNING], 1, learning=True)
+        self._data = data.copy() if loops else data.tolist()
+        start = int.from_bytes(data[:4].tobytes().ljust(4, b"\0"), "big")
+        self._coder = self._kind([0, 0xFFFFFFFF, start, 4])
+        self._tables, self._numbers, self._letters = tuple(map(self._kind, _TABLES)), self._model(), self._model()
+        self._room, self._places = self._filled(0, _SLOTS), self._filled(0, _SLOTS)
+        self.learn(_BEGINNING)
 
     def _kind(self, values):
         """Lists are faster in plain Python; compiled code needs arrays."""
-        return np.array(values, np.int64) if self.loops else list(values)
+        return np.asarray(values, np.int64) if self.loops else values
 
-    def _kinds(self, arrays):
-        return tuple(self._kind(each) for each in arrays)
+    def _filled(self, value, count):
+        return np.full(count, value, np.int64) if self.loops else [value] * count
 
-    def number(self):
-        """Return a whole number: 7 bits of it a byte, the lowest first; the last is below 128."""
-        value, shift, byte = 0, 0, 128
-        while byte > 127 and shift < 63:
-            byte = int(self.bytes(1, 1)[0])
-            value, shift = value | (byte & 127) << shift, shift + 7
-        return value
+    def _model(self):
+        """Return counters, how often each was used, and mixing weights, as every stream begins."""
+        counters, mixing = _SLOTS * _KINDS * _WIDTH, 2 * _KINDS * _SETS * _SLOTS
+        return self._filled(_ONE // 2, counters), self._filled(0, counters), self._filled(10000, mixing)
 
-    def text(self, length):
-        """Return so many letters."""
-        return self.bytes(length, 1).tobytes().decode("ascii", "replace")
+    def ended(self):
+        """Say whether nothing is left to read; raises when more was read than there is."""
+        if self._coder[3] > len(self._data) + _BEHIND:
+            raise CorruptArtifact("the file ends too early")
+        return self._coder[3] >= len(self._data)
+
+    def stored(self, kind, count):
+        """Return so many numbers as they are stored, the lowest byte first."""
+        found = self.bytes(_TYPES[kind] * count, _TYPES[kind])
+        return found != 0 if kind == "bool" else found.view(np.dtype(kind).newbyteorder("<")).astype(kind, copy=False)
 
     def bytes(self, count, stride):
         """Return so many bytes; those `stride` apart are of the same place in a number."""
-        return np.array(self.spelled([-1] * count, stride), np.uint8)
+        return np.array(self.spelled(self._filled(-1, count), stride), np.uint8)
 
-    def spelled(self, letters, stride, learning=False):
-        """Read letters (each -1) or write them, or only learn from them."""
-        letters, coder = self._kind(letters), self._kind([0, 0xFFFFFFFF, 0, 0]) if learning else self._coder
-        data = np.zeros(2 * len(letters) + 8, np.uint8) if learning else self._data
-        (self.loops.spell if self.loops else spell)(letters, stride, (*self._letters, self._room), coder, data, self._tables, self._places)
+    def learn(self, text):
+        """Let the model of letters learn from a text that is not in the file."""
+        self.spelled([ord(letter) for letter in text], 1, [0, 0xFFFFFFFF, 0, 0], np.zeros(12 * len(text) + 8, np.uint8))
+
+    def spelled(self, letters, stride, coder=None, data=None):
+        """Return letters, read (where each is -1) or written; with another coder they are only learnt from."""
+        run, room = self.loops.spell if self.loops else spell, (self._tables, self._places)
+        coder, data = (self._coder, self._data) if data is None else (self._kind(coder), data)
+        run(self._kind(letters), stride, (*self._letters, self._room), coder, data, *room)
+        self.ended()
         return letters
 
     def codes(self, shape, count, states, values=None):
         """Return the whole numbers of a tensor, read or written."""
-        rows = shape[0] if len(shape) > 1 and shape[0] else 1
-        columns = count // rows if count else 0
+        rows = shape[0] if len(shape) > 1 and count else 1
+        columns = count // rows
         kernel = max(1, count // (rows * shape[1])) if len(shape) > 2 and count else 1
-        room = (*self._kinds([[0] * columns, [0] * (columns // kernel + 1)]), self._places, self._kind([0] * 6))
-        codes = self._kind([0] * count if values is None else values)
-        size = (rows, columns, kernel)
-        model, trellis = (*self._numbers, self._room), (states, *TRELLISES.get(states, (0, 0)))
-        run = self.loops.walk if self.loops else walk
-        run(codes, values is not None, size, trellis, model, self._coder, self._data, self._tables, room)
-        return np.array(codes, np.int64)
+        room = self._filled(0, columns), self._filled(0, columns // kernel + 1), self._places, self._filled(0, 6)
+        codes = self._filled(0, count) if values is None else self._kind(values)
+        run, trellis = self.loops.walk if self.loops else walk, (states, *TRELLISES.get(states, (0, 0)))
+        model, coder = (*self._numbers, self._room), (self._coder, self._data)
+        run(codes, values is not None, (rows, columns, kernel), trellis, model, *coder, self._tables, room)
+        self.ended()
+        return np.asarray(codes, np.int64)
 
 
 def tables():
@@ -249,20 +275,13 @@ def tables():
         upper.append(_ONE * power // (power + (1 << 40)))
         power = (power * base) >> 40
     squash = [_ONE - each for each in upper[:0:-1]] + upper
-    stretch, at = [], 0
-    for bucket in range(4096):
-        while at < 2 * _EDGE and squash[at] < bucket * 16 + 8:
-            at += 1
-        stretch.append(at - _EDGE)
+    stretch = (np.minimum(np.searchsorted(squash, np.arange(8, _ONE, 16)), 2 * _EDGE) - _EDGE).tolist()
     rates = [2 * _ONE // (2 * n + 3) for n in range(_PATIENCE + 1)]
     logs = [0, 1] + [min(23, 2 * n.bit_length() - 2 + (n >> (n.bit_length() - 2) & 1)) for n in range(2, 4096)]
     return squash, stretch, rates, logs
 
 
-def new_model():
-    """Return counters, how often each was used, and mixing weights, as every stream begins."""
-    counters = _SLOTS * _KINDS * _WIDTH
-    return [_ONE // 2] * counters, [0] * counters, [10000] * (2 * _KINDS * _SETS * _SLOTS)
+_TABLES = tables()
 
 
 def code(bit, probability, coder, data):
@@ -275,10 +294,7 @@ def code(bit, probability, coder, data):
     reading = bit < 0
     if reading:
         bit = 1 if coder[2] <= middle else 0
-    if bit:
-        coder[1] = middle
-    else:
-        coder[0] = middle + 1
+    coder[bit] = middle + 1 - bit
     while ((coder[0] ^ coder[1]) & 0xFF000000) == 0:
         if reading:
             coder[2] = ((coder[2] << 8) & 0xFFFFFFFF) | (data[coder[3]] if coder[3] < len(data) else 0)
@@ -334,6 +350,8 @@ def walk(codes, writing, size, trellis, model, coder, data, tables, room):
     for row in range(rows):
         of_row = of_all
         for column in range(columns):
+            if coder[3] > len(data) + _BEHIND:
+                return
             at, second, spot, channel = row * columns + column, state & 1, min(column % kernel, 15), column // kernel
             look(codes, at, row, column, columns, kernel, around)
             by_row, by_column = logs[min(of_row >> 4, 4095)], logs[min(of_column[column] >> 4, 4095)]
@@ -352,12 +370,9 @@ def walk(codes, writing, size, trellis, model, coder, data, tables, room):
 
 def look(codes, at, row, column, columns, kernel, around):
     """Fill `around` with the two numbers to the left, of the same place in the inputs before, and in the rows above."""
-    around[0] = codes[at - 1] if column > 0 else 0
-    around[1] = codes[at - 2] if column > 1 else 0
-    around[2] = codes[at - kernel] if column >= kernel else 0
-    around[3] = codes[at - 2 * kernel] if column >= 2 * kernel else 0
-    around[4] = codes[at - columns] if row > 0 else 0
-    around[5] = codes[at - 2 * columns] if row > 1 else 0
+    around[0], around[1] = codes[at - 1] if column > 0 else 0, codes[at - 2] if column > 1 else 0
+    around[2], around[3] = codes[at - kernel] if column >= kernel else 0, codes[at - 2 * kernel] if column >= 2 * kernel else 0
+    around[4], around[5] = codes[at - columns] if row > 0 else 0, codes[at - 2 * columns] if row > 1 else 0
 
 
 def contexts(around, second, spot, by_row, by_column, by_input, places):
@@ -380,12 +395,11 @@ def entry(value, writing, sets, second, spot, around, places, model, coder, data
     first, too = sets
     if not decide((1 if value != 0 else 0) if writing else -1, 0, first, too, places, model, coder, data, tables):
         return 0
-    size = 1
-    while size <= _LARGEST:
+    size, bit = 1, 1
+    while size <= _LARGEST and bit:
         bit = (1 if abs(value) > size else 0) if writing else -1
-        if not decide(bit, _MORE + size - 1, first, too, places, model, coder, data, tables):
-            break
-        size += 1
+        bit = decide(bit, _MORE + size - 1, first, too, places, model, coder, data, tables)
+        size += bit
     if size > _LARGEST:
         size += large(abs(value) - size if writing else -1, coder, data)
     places[0] = 0
@@ -421,10 +435,10 @@ def large(value, coder, data):
 def spell(letters, stride, model, coder, data, tables, places):
     """Read bytes (each -1) or write them, by those before them; those `stride` apart are of the same place in a number."""
     for at in range(len(letters)):
-        last = letters[at - 1] if at > 0 else 0
-        last2 = letters[at - 2] if at > 1 else 0
-        last3 = letters[at - 3] if at > 2 else 0
-        last4 = letters[at - 4] if at > 3 else 0
+        if coder[3] > len(data) + _BEHIND:
+            return
+        last, last2 = letters[at - 1] if at > 0 else 0, letters[at - 2] if at > 1 else 0
+        last3, last4 = letters[at - 3] if at > 2 else 0, letters[at - 4] if at > 3 else 0
         same = letters[at - stride] if at >= stride else 0
         node, letter, place = 1, letters[at], at % stride
         for digit in range(7, -1, -1):
@@ -444,20 +458,17 @@ def spell(letters, stride, model, coder, data, tables, places):
 
 def parsed(text):
     """Return what JSON text says: objects, lists, whole numbers, true, false, null, and strings that escape only quotes and backslashes."""
-    value, end = _value(text, 0, 0)
-    if text[end:].strip():
-        raise CorruptArtifact("the file's header is no JSON")
+    value, end = _value(text, 0)
+    if text[end:]:
+        raise CorruptArtifact("its header is no JSON")
     return value
 
 
-def _value(text, at, depth):
+def _value(text, at):
     """Return the value that begins at a place of the text, and the place behind it."""
-    first = text[at : at + 1]
-    if depth > 64 or not first:
-        raise CorruptArtifact("the file's header is no JSON")
-    if first in "[{":
-        return _items(text, at + 1, depth, "]" if first == "[" else "}")
-    if first == '"':
+    if text[at] in "[{":
+        return _items(text, at + 1, "]" if text[at] == "[" else "}")
+    if text[at] == '"':
         return _letters(text, at + 1)
     for word, value in (("true", True), ("false", False), ("null", None)):
         if text.startswith(word, at):
@@ -468,23 +479,21 @@ def _value(text, at, depth):
     return int(text[at:end]), end
 
 
-def _items(text, at, depth, close):
+def _items(text, at, close):
     items = []
-    while text[at : at + 1] != close:
-        item, at = _value(text, at, depth + 1)
+    while text[at] != close:
+        item, at = _value(text, at)
         items.append(item)
-        if text[at : at + 1] not in (",", ":", close):
-            raise CorruptArtifact("the file's header is no JSON")
-        at += text[at : at + 1] != close
+        if text[at] not in (",", ":", close):
+            raise CorruptArtifact("its header is no JSON")
+        at += text[at] != close
     return (items if close == "]" else dict(zip(items[::2], items[1::2], strict=True))), at + 1
 
 
 def _letters(text, at):
     letters = []
-    while text[at : at + 1] != '"':
-        at += text[at : at + 1] == "\\"
-        if at >= len(text):
-            raise CorruptArtifact("the file's header is no JSON")
+    while text[at] != '"':
+        at += text[at] == "\\"
         letters.append(text[at])
         at += 1
     return "".join(letters), at + 1

@@ -13,6 +13,8 @@ from laconic.pack.loops import loops
 
 Array: TypeAlias = NDArray[Any]
 
+_UNWRITTEN = 4  # zeros at the end that the reader supplies
+
 
 class Writer(reader.Stream):
     """The coded part of a file while it is written."""
@@ -31,12 +33,15 @@ class Writer(reader.Stream):
 
     def write_bytes(self, values: Array, stride: int) -> None:
         """Write bytes; those `stride` apart are of the same place in a number."""
-        self._make_room(2 * values.size)
+        self._make_room(12 * values.size)  # a decision takes 12 bits at most
         self.spelled(values.tolist(), stride)
 
     def write_codes(self, shape: tuple[int, ...], codes: Array, states: int) -> None:
         """Write the whole numbers of a tensor."""
-        self._make_room(24 * codes.size)
+        sizes = np.abs(codes)
+        if sizes.size and sizes.max() >= 1 << 40:
+            raise ValueError(f"a .lac file holds codes below 2**40; got {sizes.max()}")
+        self._make_room(3 * (2 * sizes.size + int(np.minimum(sizes, 12).sum())) // 2 + 16 * int((sizes >= 12).sum()))
         self.codes(shape, codes.size, states, codes.ravel().tolist())
 
     @property
@@ -54,7 +59,7 @@ class Writer(reader.Stream):
             if value <= high:
                 break
         written = bytes(self._data[:end]) + value.to_bytes(5, "big")[1 : 1 + kept]
-        return written.rstrip(b"\0")
+        return written[: max(len(written) - _UNWRITTEN, len(written.rstrip(b"\0")))]
 
     def _make_room(self, more: int) -> None:
         lacking = int(self._coder[3]) + more + 64 - len(self._data)
@@ -84,7 +89,10 @@ class Coded:
         if self.codes is not None:
             writer.write_codes(self.shape, self.codes, self.states)
         if self.stored.size:
-            writer.write_bytes(np.frombuffer(self.stored.tobytes(), np.uint8), self.stored.dtype.itemsize)
+            if self.form == "text":
+                writer.learn(reader.GRAPH)
+            stored = self.stored.astype(self.stored.dtype.newbyteorder("<"))
+            writer.write_bytes(np.frombuffer(stored.tobytes(), np.uint8), stored.dtype.itemsize)
 
 
 @dataclass(frozen=True)
