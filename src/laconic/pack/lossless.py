@@ -28,6 +28,8 @@ def _forms(array: Array) -> Iterator[Coded]:
     yield Coded(shape, dtype, "bytes", stored=flat)
     if not flat.size:
         return
+    if dtype == "uint8" and flat.min() >= ord(" ") and flat.max() <= ord("~"):
+        yield Coded(shape, dtype, "text", stored=flat)
     bits = flat.view(_PARTS.get(dtype, dtype))
     values, codes, counts = np.unique(bits, return_inverse=True, return_counts=True)
     if len(values) == 1:

@@ -40,8 +40,7 @@ def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         name: (tensor.view(torch.int16) if name in bits else tensor).contiguous().numpy() for name, tensor in tensors.items()
     }
     if metadata:
-        text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
-        arrays[METADATA] = np.frombuffer(text.encode("ascii"), np.uint8)
+        arrays = {METADATA: np.frombuffer(_compact(_unnested(metadata)).encode("ascii"), np.uint8), **arrays}
     return arrays, {_BFLOAT16: bits} if bits else {}
 
 
@@ -61,9 +60,41 @@ def read_lac(path: Path, limit: int = reader.LIMIT) -> tuple[dict[str, Any], dic
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
-    """Write arrays as a `.safetensors` file; the metadata of a program are sealed anew, since its tensors may have lost bits."""
+    """Write arrays as a `.safetensors` file; the metadata of a program are sealed anew, since its tensors may have lost bits.
+
+    Raises:
+        LaconicError: the metadata are none that `read_arrays` made.
+    """
     bits = set(about.get(_BFLOAT16, ()))
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items() if name != METADATA}
     tensors = {name: tensor.view(torch.bfloat16) if name in bits else tensor for name, tensor in tensors.items()}
-    metadata = json.loads(arrays[METADATA].tobytes()) if METADATA in arrays else None
-    write_bytes(path, save(tensors, sealed(metadata, tensors) if metadata else None))
+    try:
+        metadata = _nested(json.loads(arrays[METADATA].tobytes())) if METADATA in arrays else None
+        whole = sealed(metadata, tensors) if metadata else None
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise LaconicError(f"the metadata in {METADATA!r} are not those of a .safetensors file: {error}; pack it again") from None
+    write_bytes(path, save(tensors, whole))
+
+
+def _unnested(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Return metadata with a saved program as JSON itself, not as text in text, and without its checksum, which is made anew."""
+    try:
+        header = json.loads(metadata["laconic"])
+        program = json.loads(header["program"])
+        if _compact(program) != header["program"]:  # text in other words than this program's would not come back
+            return dict(metadata)
+    except (ValueError, KeyError, TypeError):
+        return dict(metadata)
+    return {**metadata, "laconic": {"format": header["format"], "program": program}}
+
+
+def _nested(metadata: Mapping[str, Any]) -> dict[str, str]:
+    """Return metadata as they were before `_unnested`, but for the checksum."""
+    header = metadata.get("laconic")
+    if not isinstance(header, dict):
+        return dict(metadata)
+    return {**metadata, "laconic": json.dumps({"format": header["format"], "program": _compact(header["program"])})}
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, separators=(",", ":"))
