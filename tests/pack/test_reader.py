@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,15 @@ def test_a_newer_version_says_so(whole):
         ["w", [3], "float32", "table", [0, 1 << 60]],
         ["w", [3], "float32", "table", ["a", []]],
         ["w", "abc", "float32", "bytes", []],
+        ["w", [3], "float32", "table", [0, True]],
+        ["w", [3], "float32", "grid", ["8", 0]],
+        ["w", [3], "float32", "grid", [None, 0]],
+        ["w", [3], "float32", "grid", [0, 9000]],
+        ["w", [3], "int8", "grid", [0, 0]],
+        ["w", [3], "float32", "grid", [0, 0, *[1] * 15]],
+        ["w", [3], "int8", "bytes", ["float64"]],
+        ["w", [3], "float16", "bytes", ["float32"]],
+        ["w", [3], "float32", "text", []],
         ["w", [3], "float32"],
         [["w"], [3], "float32", "bytes", []],
         "w",
@@ -186,16 +196,84 @@ def test_a_newer_version_says_so(whole):
     ],
 )
 def test_a_header_that_makes_no_sense_is_refused_though_its_checksum_is_right(entry):
-    import json
+    with pytest.raises(reader.CorruptArtifact):
+        reader.read(a_file_of_text(json.dumps({"tensors": [entry]}, separators=(",", ":"))))
 
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "a",
+        "[",
+        '"',
+        "{]",
+        "[1[2]]",
+        "-",
+        "9" * 5000,
+        "[" * 2000,
+        '{[1]:2,"tensors":[]}',
+        '{"tensors":7}',
+        "{}",
+        "[]",
+        '{"tensors":[]}]',
+    ],
+)
+def test_a_header_that_is_no_json_of_tensors_is_refused_though_its_checksum_is_right(text):
+    with pytest.raises(reader.CorruptArtifact):
+        reader.read(a_file_of_text(text))
+
+
+def test_an_empty_tensor_of_very_many_rows_takes_no_time():
+    entry = ["w", [1 << 39, 0], "float32", "grid", [8, 0]]
+    found = reader.read(a_file_of_text(json.dumps({"tensors": [entry]}, separators=(",", ":"))))["w"]
+    assert found.shape == (1 << 39, 0)
+
+
+def test_values_beyond_a_kind_are_its_largest():
+    coded = Coded((3,), "float16", "grid", (0, 16 * 20), np.array([-1, 0, 9]), 0)
+    assert reader.read(file_of({"w": coded}, {}))["w"].tolist() == [-65504, 0, 65504]
+
+
+def test_tensors_that_the_file_ends_before_are_refused_though_the_checksum_is_right():
+    whole = body_of(file_of({"w": grid((20, 30), 8)}, {}))
+    for length in range(60, len(whole) - 8):
+        with pytest.raises(reader.CorruptArtifact):
+            reader.contents(sealed(whole[:length]), loops=loops())
+
+
+def test_bytes_behind_the_last_tensor_are_refused_though_the_checksum_is_right():
+    with pytest.raises(reader.CorruptArtifact, match="goes on behind"):
+        reader.read(sealed(body_of(file_of({"w": grid((20, 30), 8)}, {})) + b"12345678"))
+
+
+def test_a_long_run_that_is_coded_as_zeros_alone_is_not_taken_for_a_file_that_ends_too_early():
+    stored = np.r_[np.uint8(0), np.full(300_000, 255, np.uint8)]
+    data = file_of({"w": Coded(stored.shape, "uint8", "bytes", stored=stored)}, {})
+    assert (reader.contents(data, loops=loops())[1]["w"] == stored).all()
+
+
+def test_dear_surprises_after_what_was_certain_have_room():
+    sure, surprises = np.zeros(30_000, np.uint8), np.random.default_rng(0).integers(0, 256, 4000, np.uint8)
+    parts = {f"{i}": Coded(each.shape, "uint8", "bytes", stored=each) for i, each in enumerate([sure, *surprises.reshape(100, 40)])}
+    found = reader.contents(file_of(parts, {}), loops=loops())[1]
+    assert all((found[name] == each.stored).all() for name, each in parts.items())
+
+
+def body_of(data):
+    return data[8:]
+
+
+def sealed(body):
+    return reader.MAGIC + b"\x01" + reader.checksum(np.frombuffer(body, np.uint8)).to_bytes(4, "little") + body
+
+
+def a_file_of_text(text):
+    """A file of a header's text, whatever it says."""
     writer = Writer()
-    text = json.dumps({"tensors": [entry]}, separators=(",", ":"))
     writer.write_number(len(text))
     writer.write_bytes(np.frombuffer(text.encode(), np.uint8), 1)
-    body = writer.finish()
-    data = reader.MAGIC + b"\x01" + reader.checksum(np.frombuffer(body, np.uint8)).to_bytes(4, "little") + body
-    with pytest.raises(reader.CorruptArtifact):
-        reader.read(data)
+    return sealed(writer.finish())
 
 
 def test_the_callers_limit_is_kept():

@@ -60,14 +60,14 @@ def contents(source, limit=LIMIT, loops=None):
     data = np.frombuffer(source, np.uint8) if isinstance(source, bytes) else np.fromfile(source, np.uint8)
     body, arrays = _opened(data, loops), {}
     try:
-        header, left = _header(body, limit, len(data))
-        _check(header["tensors"], left, len(data))
+        header, taken = _header(body, limit, len(data))
+        _check(header["tensors"], taken, limit, len(data))
         for name, shape, kind, form, settings in header["tensors"]:
             arrays[name] = _FORMS[form](body, shape, int(np.prod(shape, dtype=np.int64)), kind, *settings).reshape(shape)
         if not body.ended():
             raise CorruptArtifact("it goes on behind its last tensor")
     except (KeyError, IndexError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise CorruptArtifact(f"the file makes no sense: {error}") from None
+        raise CorruptArtifact(f"the file cannot be read: {error}") from None
     return header, arrays
 
 
@@ -94,19 +94,19 @@ def _opened(data, loops):
 
 
 def _header(body, limit, size):
-    """Return the header of a file of so many bytes, and how much of the limit it leaves."""
+    """Return the header of a file of so many bytes, and how much of the limit it takes."""
     length, shift, byte = 0, 0, 128
     while byte > 127 and shift < 63:
         byte = int(body.bytes(1, 1)[0])
         length, shift = length | (byte & 127) << shift, shift + 7
     if 64 * length > limit or length > _PER_BYTE // 8 * size:
         raise CorruptArtifact(f"a header of {length} letters is beyond the limit of {limit} bytes, or what the file can hold")
-    return parsed(body.bytes(length, 1).tobytes().decode("ascii", "replace")), limit - 64 * length
+    return parsed(body.bytes(length, 1).tobytes().decode("ascii", "replace")), 64 * length
 
 
-def _check(tensors, limit, size):
+def _check(tensors, taken, limit, size):
     """Find out whether the tensors that a header describes can be in so many bytes and fit the limit."""
-    kept, working, decisions, names = 0, 0, 0, set()
+    kept, working, decisions, names = taken, 0, 0, set()
     for name, shape, kind, form, settings in tensors:
         possible = isinstance(name, str) and name not in names and kind in _TYPES and form in _FORMS and _sensible(kind, form, settings)
         if not possible or len(shape) > 16 or not all(type(each) is int and 0 <= each < 1 << 40 for each in shape):
