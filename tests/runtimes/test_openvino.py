@@ -144,6 +144,32 @@ def test_bounds_of_narrow_activations_are_part_of_the_layer_before(exported):
     assert narrow.kernels == {**wide.kernels, "Eltwise u8": len(codes)}
 
 
+class ClassToken(nn.Module):
+    """Two convolutions with large biases, and a token before their positions that is repeated for every example."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        self.token, self.head = nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 5)
+        for convolution in (self.stem[0], self.stem[2]):
+            nn.init.uniform_(convolution.bias, 1.0, 2.0)
+
+    def forward(self, x):
+        positions = self.stem(x).flatten(2).transpose(1, 2)
+        return self.head(torch.cat([self.token.expand(x.shape[0], -1, -1), positions], 1).mean(1))
+
+
+def test_biases_are_added_where_a_token_is_repeated_for_every_example(tmp_path):
+    torch.manual_seed(0)
+    example = (torch.randn(3, 3, 9, 9),)
+    program = quantize(capture(ClassToken().eval(), example), example)
+    file = openvino.export(program, example, tmp_path / "file.onnx")
+    assert file.difference < 0.02
+    for size in (1, 2, 7):
+        inputs = example[0].numpy()[np.arange(size) % 3]
+        np.testing.assert_allclose(openvino.load(file.path)(inputs), onnxruntime.load(file.path)(inputs), atol=0.05)
+
+
 @pytest.mark.parametrize(("bits", "kind"), [((4, 4), TensorProto.INT4), ((8, 8), TensorProto.INT8)], ids=str)
 def test_weights_are_stored_in_their_width(bits, kind, exported):
     program, example, file = exported("residual", bits)

@@ -18,7 +18,7 @@ from laconic.files import whole_file
 from laconic.runtimes import onnx_profile
 from laconic.runtimes.onnx_export import OPSET_OF_NARROW, Exported, check, to_onnx
 from laconic.runtimes.onnx_graph import Counts, count, fits_4_bits, fuse_padding, make_compact, store_in_4_bits
-from laconic.runtimes.openvino_graph import clip_before_quantizing, drop_zero_points, store_unsigned_4_bits
+from laconic.runtimes.openvino_graph import clip_before_quantizing, count_examples_by_size, drop_zero_points, store_unsigned_4_bits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -77,6 +77,7 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     narrow = any(fits_4_bits(read(lowered.program, name).numpy()) for name in lowered.integer_weights)
     model = to_onnx(lowered.program, example, OPSET_OF_NARROW)
     fuse_padding(model.graph)
+    count_examples_by_size(model.graph)
     clip_before_quantizing(model.graph)
     store_unsigned_4_bits(model.graph, lowered.narrow_weights)
     drop_zero_points(model.graph)
