@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from laconic.errors import LaconicError
 
-_PAUSE = 0.002  # seconds after which it is looked again whether all threads rest
-_BUSY = 0.2  # share of a processor that is taken while at least one thread spins
+_WINDOW = 0.001  # seconds in which it is seen whether other threads rest
+_BUSY = 0.2  # share of a processor; one thread that spins takes a whole one
 _LONGEST_REST = 0.2  # seconds
 
 
@@ -126,13 +126,21 @@ def _round(calls: Sequence[Callable[[], object]], places: list[int]) -> list[flo
 
 
 def _rest() -> None:
-    """Sleep until this process takes next to no processor time, but not for long: what else runs in it may never stop."""
+    """Wait until no other thread of this process takes processor time, but not for long: some may never stop.
+
+    Busy, not asleep: on a shared machine the next call would run at the end of the time that a thread is given when it wakes.
+    """
     give_up = time.perf_counter() + _LONGEST_REST
     while time.perf_counter() < give_up:
-        start, used = time.perf_counter(), time.process_time()
-        time.sleep(_PAUSE)
-        if time.process_time() - used < _BUSY * (time.perf_counter() - start):
+        start, used = time.perf_counter(), _used_by_others()
+        while time.perf_counter() - start < _WINDOW:
+            pass
+        if _used_by_others() - used < _BUSY * _WINDOW:
             return
+
+
+def _used_by_others() -> float:
+    return time.process_time() - time.thread_time()
 
 
 @contextmanager
