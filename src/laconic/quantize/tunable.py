@@ -1,0 +1,102 @@
+"""A quantized network, or a piece of it, whose scales and biases can be learned."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from laconic.numeric.rounding import broadcast
+from laconic.program import Program, Uniform, Weight, place, read
+from laconic.program.fold import assign
+from laconic.program.observe import Piece, observe
+from laconic.program.represent import edges, representations
+
+_MOMENTA = (0.9, 0.99)
+
+
+class Tunable(Piece):
+    """Runs a piece of a quantized program with scales and biases that are learned in place of its own; the codes of weights stay.
+
+    What the rest of the program reads too is not learned.
+    """
+
+    def __init__(self, program: Program, start: str, end: str, chosen: list[Weight], sizes: Mapping[str, Tensor]) -> None:
+        """Take a piece of a program whose layers have biases.
+
+        Args:
+            program: quantized; the weights lie on their grids.
+            start: the node that the piece begins behind.
+            end: its last node.
+            chosen: the quantized weights.
+            sizes: root mean square of what layers give, by the names of their biases.
+        """
+        super().__init__(program, start, end)
+        self._program, self._sizes, inside = program, sizes, set(self.nodes)
+        readers = [reader for weight in chosen for reader in weight.readers if reader in inside]
+        own = {str(node.target) for node in self.nodes if node.op == "get_attr" and inside.issuperset(node.users)}
+        self.grids = {weight.name: grid for weight in chosen if weight.name in own and (grid := _grid(program, weight.name))}
+        self._codes = {name: grid.codes(read(program, name)).detach() for name, grid in self.grids.items()}
+        self._biases = {name: read(program, name).detach() for name in map(bias_name, readers) if name in own}
+        self._gains = {name: torch.zeros_like(grid.scale).requires_grad_() for name, grid in self.grids.items()}
+        self._shifts = {name: torch.zeros_like(bias).requires_grad_() for name, bias in self._biases.items()}
+        elsewhere = {id(form) for node, form in edges(program).items() if node not in inside}
+        forms = {id(form): form for node, form in edges(program).items() if node in inside}
+        self._steps = [form.scale for key, form in forms.items() if key not in elsewhere and isinstance(form, Uniform)]
+
+    @property
+    def learned(self) -> list[Tensor]:
+        """All that is learned."""
+        return [*self._gains.values(), *self._shifts.values(), *self._steps]
+
+    def optimizer(self, rate: float) -> torch.optim.Adam:
+        """Return what learns scales at a rate relative to them, and biases at one relative to the outputs of their layers."""
+        relative = {"params": [*self._gains.values(), *self._shifts.values()], "lr": rate}
+        return torch.optim.Adam(
+            [relative, *({"params": [step], "lr": rate * float(step.detach())} for step in self._steps)], betas=_MOMENTA
+        )
+
+    def codes(self, weight: str) -> Tensor:
+        """Return the codes of a weight as they are by now."""
+        return self._codes[weight]
+
+    def get_attr(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """Return a tensor as it is by now."""
+        if target in self._gains:
+            codes = self.codes(target)
+            return codes * broadcast(self._scale(target), codes, self.grids[target].axis)
+        if target in self._shifts:
+            return self._biases[target] + self._sizes[target] * self._shifts[target]
+        return super().get_attr(target, args, kwargs)
+
+    def _scale(self, weight: str) -> Tensor:
+        return self.grids[weight].step.detach() * torch.exp(self._gains[weight])
+
+    @torch.no_grad()
+    def keep(self, values: list[Tensor]) -> None:
+        """Give the program what was learned."""
+        for tensor, value in zip(self.learned, values, strict=True):
+            tensor.copy_(value)
+            tensor.grad = None
+        for name in self._biases:
+            place(self._program, name, self.get_attr(name, (), {}))
+        for name, grid in self.grids.items():
+            weight = self.get_attr(name, (), {})
+            grid.scale.copy_(self._scale(name))
+            assign(self._program, name, weight)
+
+
+def output_sizes(program: Program, layers: Iterable[fx.Node], examples: Tensor) -> dict[str, Tensor]:
+    """Return the root mean square of what layers with biases give, by the names of the biases."""
+    sizes = dict[str, Tensor]()
+    observe(program, [(examples,)], list(layers), lambda node, value: sizes.update({bias_name(node): value.square().mean().sqrt()}))
+    return sizes
+
+
+def bias_name(layer: Any) -> str:
+    """Return the name of a layer's bias."""
+    return str(layer.args[2].target)
+
+
+def _grid(program: Program, weight: str) -> Uniform | None:
+    return next((form for form in representations(program, weight) if isinstance(form, Uniform)), None)
