@@ -24,7 +24,7 @@ from laconic.quantize.curvature import divergence, loss_by_curvature
 from laconic.quantize.grids import Widths, points_of
 from laconic.quantize.placement import Sites, points_read
 from laconic.quantize.sensitivity import Allotment, Losses, output_noise, outputs_together, relative_error, run
-from laconic.quantize.static import Bits, Calibrated
+from laconic.quantize.static import Bits, Calibrated, Rounding
 from laconic.step import step
 
 Choice: TypeAlias = Annotated[tuple[Bits, ...], Field(min_length=1), AfterValidator(lambda widths: tuple(sorted(set(widths))))]
@@ -45,7 +45,7 @@ class Mixed(Calibrated):
     sensitivity: Literal["noise", "curvature"] = "noise"  # what a width costs: measured at the output, or by the curvature of the loss
     examples: Annotated[int, Field(ge=1)] = 64  # calibration inputs that it is measured on
     weight_ranges: Literal["min-max", "mean-square"] = "mean-square"
-    rounding: Literal["nearest", "layer"] = "layer"  # of weights: to the nearest level, or learned layer by layer
+    rounding: Rounding = "layer"  # of weights: to the nearest level, or learned layer by layer, or then again block by block
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
