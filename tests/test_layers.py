@@ -30,7 +30,7 @@ LAYERS = (
     {"store"},
     {"recipe"},
     {"fresh"},
-    {"race"},
+    {"race", "against"},
     {"job"},
     {"deliver", "anatomy"},
     {"verify", "search"},

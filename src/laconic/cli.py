@@ -8,7 +8,7 @@ import math
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -36,7 +36,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn, "
-        "char_transformer, stories260k), [bold]timm:NAME[/], "
+        "char_transformer, stories260k, minilm), [bold]timm:NAME[/], "
         "your own [bold]file.py:factory[/] or [bold]package.module:factory[/] (called without arguments, "
         "returns a torch.nn.Module), or a saved [bold]program.safetensors[/].",
     ),
@@ -47,9 +47,17 @@ Data = Annotated[
     typer.Option(
         "--data",
         help="The data: [bold]digits[/] (built in), [bold]mnist[/], [bold]cifar10[/], [bold]cifar10-jpeg[/], [bold]imagenet-dev[/], "
-        "[bold]tinyshakespeare[/], [bold]stories260k[/], "
+        "[bold]tinyshakespeare[/], [bold]stories260k[/], [bold]sst2[/], "
         "[bold]images:FOLDER[/], a [bold].npz[/] file, or your own [bold]file.py:function[/] returning a laconic.Dataset. "
         "Options follow as a query: imagenet-dev?size=192.",
+    ),
+]
+Against = Annotated[
+    Literal["labels", "network"],
+    typer.Option(
+        "--against",
+        help="What outputs are scored against: the data's [bold]labels[/], or what the float [bold]network[/] itself gives, by cosine: for "
+        "encoders of sentences or images, and for data whose labels mean nothing to it. A cosine of 0.99 is 1 point lost.",
     ),
 ]
 DataRoot = Annotated[Path | None, typer.Option(help="Folder of the data sets; else $LACONIC_DATA, else ./data.")]
@@ -80,6 +88,7 @@ def shrink(
     max_latency_ms: Annotated[float | None, typer.Option(help="Longest median latency at batch 1.")] = None,
     runtime: Runtime = "onnxruntime",
     epochs: Epochs = 3,
+    against: Against = "labels",
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
@@ -109,7 +118,7 @@ def shrink(
     check_budget(budget)
     runtimes = candidates(runtime)
     folder, store = out_folder(out)
-    job = prepare(Origin(model, data, weights, data_root, seed), threads, runtime=runtimes[0])
+    job = prepare(Origin(model, data, weights, data_root, seed, against), threads, runtime=runtimes[0])
     receipt = search(job, budget, folder, store, runtime, _say, epochs)
     _finish(receipt, out, as_json)
 
@@ -122,6 +131,7 @@ def compress(
     out: Out,
     weights: Weights = None,
     runtime: Runtime = "onnxruntime",
+    against: Against = "labels",
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
@@ -146,7 +156,7 @@ def compress(
     steps = read_recipe(recipe)
     runtimes = candidates(runtime)
     folder, store = out_folder(out)
-    job = prepare(Origin(model, data, weights, data_root, seed), threads, runtime=runtimes[0])
+    job = prepare(Origin(model, data, weights, data_root, seed, against), threads, runtime=runtimes[0])
     check_needs(steps, job.context)
     check_patterns(job.program, steps)
     for each in runtimes:

@@ -1,6 +1,6 @@
 """What a step may use: data, a score, a teacher, the training loop, randomness and a journal."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +19,9 @@ Score: TypeAlias = Callable[[nn.Module, Split], float]
 Latency: TypeAlias = Callable[[Program, Program], float]
 """The time that the second program takes on the runtime, as a share of the first's."""
 
+LayerSeconds: TypeAlias = Callable[[Program], Mapping[str, float]]
+"""The seconds of one example in each layer of a program on the runtime, by the layer's name."""
+
 
 @dataclass(frozen=True)
 class Context:
@@ -30,6 +33,7 @@ class Context:
     device: str = "cpu"
     seed: int = 0
     latency: Latency | None = None  # times programs on a runtime, e.g. `laconic.race.race(example)`; the command line sets it
+    layer_seconds: LayerSeconds | None = None  # profiles programs on that runtime, e.g. `laconic.race.profile(example)`
     folder: Path | None = None  # where unfinished training keeps its checkpoints; None: nowhere
     notes: list[str] = field(default_factory=list)  # what steps say to the reader of the receipt
 
@@ -40,6 +44,26 @@ class Context:
     def generator(self) -> torch.Generator:
         """Return a new generator at this run's seed."""
         return torch.Generator().manual_seed(self.seed)
+
+    def timer(self) -> Latency:
+        """Return what times programs.
+
+        Raises:
+            LaconicError: nothing here does.
+        """
+        if self.latency is None:
+            raise LaconicError("a latency needs a runtime to measure on: give Context(latency=laconic.race.race(example))")
+        return self.latency
+
+    def profiler(self) -> LayerSeconds:
+        """Return what times the layers of a program.
+
+        Raises:
+            LaconicError: nothing here does.
+        """
+        if self.layer_seconds is None:
+            raise LaconicError("this latency needs times of layers too: give Context(layer_seconds=laconic.race.profile(example))")
+        return self.layer_seconds
 
     def example(self, batch: int = 2) -> tuple[Tensor, ...]:
         """Return real inputs, `batch` of them, to run or export a program with."""

@@ -95,18 +95,20 @@ def _first(files: Sequence[File], example: NDArray[Any], threads: int) -> int:
 
 def score(file: File, split: Split, purpose: str, job: Job, store: Store) -> dict[str, Any]:
     """Score a file in a fresh process, once: the result is kept under the file's and the data's hashes."""
-    name = f"score-{purpose}-{key(sha256(file.path), job.data_hash, job.origin.seed, file.runtime)}"
+    name = f"score-{purpose}-{key(sha256(file.path), job.data_hash, job.origin.seed, file.runtime, job.origin.against)}"
     return dict(store.value(name, lambda: _plain(fresh.score_file(file, split, job.threads))))
 
 
 def _plain(accuracy: Accuracy) -> dict[str, Any]:
     per_class = {str(number): share for number, share in accuracy.per_class.items()}
     shares = {"top1": accuracy.top1, "top5": accuracy.top5, "per_class": per_class, "examples": accuracy.examples}
-    return {**shares, **_perplexity(accuracy)}
+    return {**shares, **_rare(accuracy)}
 
 
-def _perplexity(accuracy: Accuracy) -> dict[str, float]:
-    return {} if accuracy.perplexity is None else {"perplexity": accuracy.perplexity}
+def _rare(accuracy: Accuracy) -> dict[str, float]:
+    """Return what only some networks have."""
+    found = {"perplexity": accuracy.perplexity, "lowest_cosine": accuracy.lowest_cosine}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def timed(before: File, after: File, job: Job, store: Store, batch: int = 1, seconds: float = _SECONDS) -> dict[str, Any]:
@@ -172,6 +174,7 @@ def _measurement(side: Exported, name: str, single: dict[str, Any], batched: dic
         throughput_batch=THROUGHPUT_BATCH,
         throughput_per_second=THROUGHPUT_BATCH / batched[name]["median"],
         perplexity=scored.get("perplexity"),
+        lowest_cosine=scored.get("lowest_cosine"),
         **_resources(side.file, job, store),
     )
 
@@ -298,7 +301,7 @@ def _alone(files: Sequence[File], splits: Splits, threads: int) -> dict[str, Any
         **asdict(runtime(file.runtime).count(file.path)),
         "accuracy": scored.top1,
         "accuracy_top5": scored.top5,
-        **_perplexity(scored),
+        **_rare(scored),
         "examples": scored.examples,
         "latency_seconds": asdict(median_interval(single)),
         "throughput_batch": THROUGHPUT_BATCH,

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laconic.errors import LaconicError
-from laconic.measure.accuracy import Accuracy, Predict, Ranked, ranked, tally
+from laconic.measure.accuracy import Accuracy, Predict, score_all, summary
 from laconic.measure.energy import joules, meter
 from laconic.measure.latency import interleaved
 from laconic.measure.memory import peak_bytes
@@ -52,7 +52,7 @@ def score_file(file: File, split: "Split", threads: int, batch: int = 64) -> Acc
     """
     arrays = {"inputs": split.inputs, "labels": split.labels}
     answer = _ask("accuracy", [file], arrays, threads, mean=[*map(float, split.mean)], std=[*map(float, split.std)], batch=batch)
-    return tally(Ranked(answer["ranks"], answer["nats"], int(answer["classes"])), split.labels)
+    return summary(answer, split.labels)
 
 
 def time_files(
@@ -184,8 +184,7 @@ def _score(networks: list[Predict], folder: Path, mean: list[float], std: list[f
     from laconic.data.dataset import Split
 
     inputs, labels = (np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("inputs", "labels"))
-    found = ranked(networks[0], Split(inputs, labels, tuple(mean), tuple(std)), batch)
-    return {"ranks": found.ranks, "nats": found.nats, "classes": np.array(found.classes)}
+    return score_all(networks[0], Split(inputs, labels, tuple(mean), tuple(std)), batch)
 
 
 def _time(networks: list[Predict], folder: Path, seconds: float, least: int) -> _Answer:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sysconfig
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,18 @@ import torch
 from torch import Tensor, nn
 
 from laconic import data, zoo
+from laconic.against import Against, against_network
 from laconic.context import Context
 from laconic.contract import fingerprint
 from laconic.data import Dataset, Splits
 from laconic.errors import LaconicError
 from laconic.measure import NO_METER, meter
 from laconic.program import Program, capture, load, only_in_training
-from laconic.race import race
+from laconic.race import profile, race
 from laconic.store import Store, writable
 from laconic.version import __version__
+
+_DATA, _PACKAGES = "$LACONIC_DATA", "$PACKAGES"  # what paths on a receipt begin with
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,7 @@ class Origin:
     weights: Path | None = None
     data_root: Path | None = None
     seed: int = 0
+    against: Against = "labels"  # what outputs are scored against
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,15 @@ def prepare(origin: Origin, threads: int, trained: bool = True, runtime: str = "
     torch.manual_seed(origin.seed)
     dataset = data.load(origin.data, origin.data_root)
     context = Context(data.split(dataset, origin.seed), seed=origin.seed)
-    context = replace(context, latency=race(context.example(), runtime, threads))
+    context = replace(
+        context,
+        latency=race(context.example(), runtime, threads),
+        layer_seconds=profile(context.example(), runtime, threads),
+    )
     program, not_captured = load_program(origin, context, trained)
-    check_outputs(program, context)
+    check_outputs(program, context, labelled=origin.against == "labels")
+    if origin.against == "network":
+        context = replace(context, splits=against_network(context.splits, program))
     return Job(origin, program, dataset, context, threads, fingerprint(program), data.fingerprint(dataset), tuple(not_captured))
 
 
@@ -112,8 +123,8 @@ def check_finite(model: nn.Module) -> None:
             )
 
 
-def check_outputs(program: Program, context: Context) -> None:
-    """Run the network on real inputs and compare its classes with the labels.
+def check_outputs(program: Program, context: Context, labelled: bool = True) -> None:
+    """Run the network on real inputs and, where outputs are scored against labels, compare its classes with them.
 
     Raises:
         LaconicError: the inputs do not fit, the output is not one row of finite scores per label, or a label or token is out of range.
@@ -135,12 +146,13 @@ def check_outputs(program: Program, context: Context) -> None:
     logits = output[0] if isinstance(output, tuple) else output
     labels = context.splits.calibration.labels
     rows = (2, *labels.shape[1:])
-    if logits.shape[:-1] != rows:
+    if labelled and logits.shape[:-1] != rows:
         per = "position" if len(rows) > 1 else "example"
         raise LaconicError(f"the network must return one row of class scores per {per}; 2 examples gave shape {tuple(logits.shape)}")
     if not torch.isfinite(logits).all():
         raise LaconicError("the network returns NaN or infinite scores on the data; check the weights and how inputs are normalised")
-    data.check_labels(context.splits, logits.shape[-1])
+    if labelled:
+        data.check_labels(context.splits, logits.shape[-1])
 
 
 def vocabulary(program: Program) -> int | None:
@@ -186,14 +198,28 @@ def _processor() -> str:
 
 
 def portable(path: Path | None) -> str | None:
-    """Write a path so that it is found elsewhere: below the data folder as `$LACONIC_DATA/...`, else as it is."""
+    """Write a path so that `located` finds it elsewhere: below the data folder or the installed packages from there, else as it is."""
     if path is None:
         return None
-    root = os.environ.get("LACONIC_DATA")
-    resolved = path.resolve()
-    if root and resolved.is_relative_to(Path(root).resolve()):
-        return f"$LACONIC_DATA/{resolved.relative_to(Path(root).resolve())}"
+    resolved, data_root = path.resolve(), os.environ.get("LACONIC_DATA")
+    for variable, root in ((_DATA, data_root), (_PACKAGES, sysconfig.get_path("purelib"))):
+        if root and resolved.is_relative_to(Path(root).resolve()):
+            return f"{variable}/{resolved.relative_to(Path(root).resolve())}"
     return str(path)
+
+
+def located(written: str | None, data_root: Path | None) -> Path | None:
+    """Return the path that `portable` wrote, here.
+
+    Args:
+        written: the path.
+        data_root: where the data sets are; None: `./data`.
+    """
+    if written is None:
+        return None
+    variable, _, rest = written.partition("/")
+    roots = {_DATA: data_root or Path("data"), _PACKAGES: Path(sysconfig.get_path("purelib"))}
+    return roots[variable] / rest if variable in roots else Path(written)
 
 
 def described(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -209,6 +235,7 @@ def described(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
     validation = "the calibration part (there is no training data)" if splits.train is None else "cut from the training data"
     return model, {
         "name": origin.data,
+        "against": origin.against,
         "source": job.dataset.source,
         "examples": sizes,
         "validation": validation,

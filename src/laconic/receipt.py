@@ -1,11 +1,12 @@
 """The receipt: what was measured of the network before and after, where, and from what.
 
-Accuracies are shares in [0, 1], of language models those of the next tokens; drops are percentage points, times are
+Accuracies are shares in [0, 1], of language models those of the next tokens, of networks that are scored against their own float outputs
+the mean cosine with these; drops are percentage points, times are
 seconds, sizes are bytes; a meter that is absent is None.
 """
 
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, dataclass_transform
+from typing import Annotated, Any, TypeAlias, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -22,6 +23,10 @@ def _plain(cls: type[_Class]) -> type[_Class]:
     decorate: Any = dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
     made: type[_Class] = decorate(cls)
     return made
+
+
+_Rare: TypeAlias = Annotated[float | None, Field(exclude_if=lambda value: value is None)]
+"""A field that is written only where it applies."""
 
 
 @_plain
@@ -72,7 +77,8 @@ class Measurement:
     throughput_per_second: float  # examples per second at that batch
     peak_memory_bytes: int  # resident set of a fresh process that loads the file and runs it at batch 1
     joules: float | None  # per example at batch 1; None: no meter
-    perplexity: Annotated[float | None, Field(exclude_if=lambda value: value is None)] = None  # of a language model on the test split
+    perplexity: _Rare = None  # of a language model on the test split
+    lowest_cosine: _Rare = None  # of a test example with what the float network gives, where that is what is scored against
 
 
 @_plain

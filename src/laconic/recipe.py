@@ -167,9 +167,8 @@ def check_needs(steps: Iterable[Step], context: Context) -> None:
     """
     for position, step in enumerate(steps, start=1):
         if getattr(step, "trains", False) and context.splits.train is None:
-            raise LaconicError(
-                f"recipe step {position}, {step_name(step)}, trains, and the data has no training split; use post-training steps only"
-            )
+            lacking = "outputs are scored against the network's own" if context.splits.test.vectors else "the data has no training split"
+            raise LaconicError(f"recipe step {position}, {step_name(step)}, trains, and {lacking}; use post-training steps only")
 
 
 def check_patterns(program: Program, steps: Iterable[Step]) -> None:

@@ -2,8 +2,9 @@
 
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from laconic.deliver import export
 from laconic.errors import LaconicError
 from laconic.files import sha256
 from laconic.fresh import File
-from laconic.job import Origin, prepare
+from laconic.job import Job, Origin, located, prepare
 from laconic.measure import Accuracy, ratio_interval
 from laconic.receipt import Measurement, Receipt, missed, read_receipt
 from laconic.runtimes import runtime
@@ -26,6 +27,7 @@ _MEMORY = 0.25  # relative: allocators and library versions
 _COUNTS = 0.01  # relative: the file's constants are counted with its weights
 _ACCURACY = 0.002  # share: rounding differs between processors
 _PERPLEXITY = 0.005  # relative
+_LOWEST_COSINE = 0.02  # of a single example
 _PER_CLASS = 0.05  # share: a class may have few examples
 _MACHINE = 2.0  # relative: absolute times are the machine's too; the ratios are what is claimed
 
@@ -75,9 +77,10 @@ def verify(folder: Path, data_root: Path | None = None, threads: int | None = No
     with tempfile.TemporaryDirectory() as scratch:
         origin = _origin(receipt, data_root)
         dataset = data.load(origin.data, origin.data_root)
-        baseline = _baseline(folder, receipt, origin, threads, Path(scratch))
+        prepared = cache(lambda: prepare(origin, threads))
+        baseline = _baseline(folder, receipt, prepared, Path(scratch))
         checks = [identity, _equal("data sha256", receipt.hashes.data, data.fingerprint(dataset))]
-        splits = data.split(dataset, origin.seed)
+        splits = prepared().splits if origin.against == "network" else data.split(dataset, origin.seed)
         checks += _measured(receipt, File(artifact, receipt.after.runtime), baseline, splits, dataset.classes, threads)
     return Verdict(tuple(checks))
 
@@ -115,6 +118,7 @@ def _side(when: str, claimed: Measurement, file: File, scored: Accuracy, times: 
     rate = claimed.throughput_batch / times[1]
     return [
         *_perplexity(when, claimed.perplexity, scored.perplexity),
+        *_lowest_cosine(when, claimed.lowest_cosine, scored.lowest_cosine),
         _near(f"{when}.file_bytes", claimed.file_bytes, file.path.stat().st_size, _COUNTS if when == "before" else 0.0),
         _near(f"{when}.accuracy", claimed.accuracy, scored.top1, _ACCURACY, relative=False),
         Check(
@@ -139,15 +143,19 @@ def _perplexity(when: str, claimed: float | None, measured: float | None) -> lis
     return [_near(f"{when}.perplexity", claimed, measured, _PERPLEXITY)]
 
 
+def _lowest_cosine(when: str, claimed: float | None, measured: float | None) -> list[Check]:
+    if claimed is None or measured is None:
+        return [] if claimed is measured else [_equal(f"{when}.lowest_cosine", claimed, measured)]
+    return [_near(f"{when}.lowest_cosine", claimed, measured, _LOWEST_COSINE, relative=False)]
+
+
 def _origin(receipt: Receipt, data_root: Path | None) -> Origin:
-    weights = receipt.model.get("weights")
     root = data_root or (Path(os.environ["LACONIC_DATA"]) if os.environ.get("LACONIC_DATA") else None)
-    if weights and weights.startswith("$LACONIC_DATA/"):
-        weights = str((root or Path("data")) / weights.removeprefix("$LACONIC_DATA/"))
-    return Origin(receipt.model["name"], receipt.data["name"], Path(weights) if weights else None, root, receipt.seed)
+    weights, against = located(receipt.model.get("weights"), root), receipt.data.get("against", "labels")
+    return Origin(receipt.model["name"], receipt.data["name"], weights, root, receipt.seed, against)
 
 
-def _baseline(folder: Path, receipt: Receipt, origin: Origin, threads: int, scratch: Path) -> File:
+def _baseline(folder: Path, receipt: Receipt, prepared: Callable[[], Job], scratch: Path) -> File:
     """Return the float network's file: from the folder, or exported anew from the model and weights on the receipt."""
     kept = folder / receipt.before.file
     if kept.is_file():
@@ -156,9 +164,11 @@ def _baseline(folder: Path, receipt: Receipt, origin: Origin, threads: int, scra
                 f"{kept} is not the baseline on the receipt (another checksum); remove it and it is exported anew from the model"
             )
         return File(kept, receipt.before.runtime)
-    job = prepare(origin, threads)
+    job = prepared()
     if job.model_hash != receipt.hashes.model:
-        raise LaconicError(f"the model {origin.model} with weights {origin.weights} is not the one on the receipt (another checksum)")
+        raise LaconicError(
+            f"the model {job.origin.model} with weights {job.origin.weights} is not the one on the receipt (another checksum)"
+        )
     return export(job.program, "baseline", receipt.before.runtime, job, Store(scratch)).file
 
 

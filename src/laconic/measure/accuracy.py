@@ -1,10 +1,11 @@
 """Accuracy: the share of labels that the network ranks first, or among the first five, overall and per class; and perplexity.
 
-A label belongs to an example, or to a position of a sequence: the token that follows there.
+A label belongs to an example, or to a position of a sequence: the token that follows there. Where examples have vectors in place of
+labels, what is scored is the cosine between them and the outputs.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -29,12 +30,12 @@ Progress: TypeAlias = Callable[[int, int], None]
 class Accuracy:
     """Shares in [0, 1] of labels that were found."""
 
-    top1: float
+    top1: float  # where examples have vectors, the mean cosine with them: 1 where all outputs point the same way
     top5: float | None  # None where there are 5 classes or fewer
     per_class: dict[int, float]  # top-1 among the examples of each class that occurs; of sequences there are none
     examples: int
-    correct: NDArray[np.bool_] = field(repr=False, compare=False)  # as the labels: top-1, in the order of the split; for paired comparisons
     perplexity: float | None = None  # of sequences: the exponential of the mean cross-entropy of a label, in nats
+    lowest_cosine: float | None = None  # of an example, where examples have vectors
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,54 @@ class Ranked:
     classes: int
 
 
+def score_all(predict: Predict, split: "Split", batch: int = 64, progress: Progress | None = None) -> dict[str, NDArray[Any]]:
+    """Return what `summary` needs to score a network on every example of `split`, as arrays.
+
+    Raises:
+        LaconicError: the network's output is not finite or does not fit the labels.
+    """
+    if split.vectors:
+        return {"cosines": cosines(predict, split, batch, progress)}
+    found = ranked(predict, split, batch, progress)
+    return {"ranks": found.ranks, "nats": found.nats, "classes": np.array(found.classes)}
+
+
+def summary(found: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> Accuracy:
+    """Count what `score_all` found; `labels` are those of the same examples."""
+    if "cosines" in found:
+        each = found["cosines"]
+        return Accuracy(float(each.mean()), None, {}, len(each), lowest_cosine=float(each.min()))
+    return tally(Ranked(found["ranks"], found["nats"], int(found["classes"])), labels)
+
+
+def cosines(predict: Predict, split: "Split", batch: int = 64, progress: Progress | None = None) -> NDArray[np.float64]:
+    """Return the cosine of the angle between every output, flattened, and the vector of its example; 0 where either is 0.
+
+    Raises:
+        LaconicError: the network's outputs are not finite or not as long as the vectors.
+    """
+    found = np.empty(len(split))
+    for start in range(0, len(split), batch):
+        some = slice(start, min(start + batch, len(split)))
+        wanted = np.asarray(split.labels[some], np.float64)
+        outputs = np.asarray(predict(split.arrays(some)), np.float64).reshape(len(wanted), -1)
+        if outputs.shape != wanted.shape:
+            raise LaconicError(f"the network gives {outputs.shape[1]} numbers for an example, and the vectors have {wanted.shape[1]}")
+        _check_finite(outputs, start)
+        lengths = np.linalg.norm(outputs, axis=1) * np.linalg.norm(wanted, axis=1)
+        found[some] = (outputs * wanted).sum(1) / np.where(lengths > 0, lengths, 1.0)
+        if progress:
+            progress(some.stop, len(split))
+    return found
+
+
 def accuracy(predict: Predict, split: "Split", batch: int = 64, progress: Progress | None = None) -> Accuracy:
     """Score a network on every example of `split`, `batch` at a time.
 
     Raises:
-        LaconicError: the network's output is not finite, has no class axis, or has fewer classes than the labels.
+        LaconicError: the network's output is not finite or does not fit the labels.
     """
-    return tally(ranked(predict, split, batch, progress), split.labels)
+    return summary(score_all(predict, split, batch, progress), split.labels)
 
 
 def ranked(predict: Predict, split: "Split", batch: int = 64, progress: Progress | None = None) -> Ranked:
@@ -82,7 +124,6 @@ def tally(found: Ranked, labels: NDArray[Any]) -> Accuracy:
         top5=float((found.ranks < 5).mean()) if found.classes > 5 else None,
         per_class={} if sequences else {int(label): float(correct[labels == label].mean()) for label in np.unique(labels)},
         examples=len(labels),
-        correct=correct,
         perplexity=float(np.exp(found.nats.mean())) if sequences else None,
     )
 
@@ -110,9 +151,14 @@ def _checked(scores: NDArray[Any], labels: NDArray[np.int64], start: int) -> NDA
         raise LaconicError(f"the network must return one row of class scores per {per}; {len(labels)} examples gave {scores.shape}")
     if labels.min() < 0 or labels.max() >= scores.shape[-1]:
         raise LaconicError(f"the network has {scores.shape[-1]} classes, but labels go from {labels.min()} to {labels.max()}")
-    bad = np.flatnonzero(~np.isfinite(scores).reshape(len(scores), -1).all(axis=1))
+    _check_finite(scores, start)
+    return scores
+
+
+def _check_finite(outputs: NDArray[Any], start: int) -> None:
+    """Raise where the outputs of examples from number `start` are not finite."""
+    bad = np.flatnonzero(~np.isfinite(outputs).reshape(len(outputs), -1).all(axis=1))
     if bad.size:
         raise LaconicError(
-            f"the network's output is NaN or infinite for {bad.size} of {len(labels)} examples, first number {start + bad[0]}"
+            f"the network's output is NaN or infinite for {bad.size} of {len(outputs)} examples, first number {start + bad[0]}"
         )
-    return scores

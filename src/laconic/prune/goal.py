@@ -5,25 +5,11 @@ from typing import Annotated, Literal, Self, TypeAlias
 from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from laconic.context import Context, Latency
-from laconic.errors import LaconicError
-
 Unit: TypeAlias = Literal["macs", "bytes", "structures"]
 """What can be counted without running the network."""
 
 Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 """The share of a cost that stays."""
-
-
-def timer(context: Context) -> Latency:
-    """Return what times programs.
-
-    Raises:
-        LaconicError: the context has nothing that does.
-    """
-    if context.latency is None:
-        raise LaconicError("a latency needs a runtime to measure on: give Context(latency=laconic.race.race(example))")
-    return context.latency
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))

@@ -19,7 +19,7 @@ from laconic.program import Program, clone, packed, packed_bytes, weights
 from laconic.program.blocks import Block, blocks, only_for, remove
 from laconic.program.observe import observe
 from laconic.program.select import matches
-from laconic.prune.goal import Goal, timer
+from laconic.prune.goal import Goal
 from laconic.prune.recover import recover, retrain
 from laconic.prune.structured import check_data
 from laconic.step import Patterns, step
@@ -125,7 +125,7 @@ class _Budget:
     def reached(self, program: Program) -> float:
         """Return the share that is left."""
         if self.unit == "latency":
-            return timer(self.context)(self.whole, program)
+            return self.context.timer()(self.whole, program)
         return self._cost(program) / self.before
 
     def saved(self, program: Program, block: Block) -> float:

@@ -16,7 +16,7 @@ from laconic.program.cost import mac_costs
 from laconic.program.cut import KeptChannels, cut, slices
 from laconic.program.groups import Found, Group, find
 from laconic.program.select import matches
-from laconic.prune.goal import Goal, Unit, timer
+from laconic.prune.goal import Goal, Unit
 from laconic.prune.ranking import Importance, Ranking, ranking
 from laconic.prune.recover import Recovery, recover, retrain
 from laconic.prune.shrinking import Shrinking
@@ -190,7 +190,7 @@ def _for_latency(
     found: Found, groups: Sequence[Group], order: Ranking, share: float, target: Target, context: Context
 ) -> dict[str, list[int]]:
     """Find the share of the multiply-accumulates that takes the asked share of the time, by halving."""
-    program, latency = found.walk.program, timer(context)
+    program, latency = found.walk.program, context.timer()
     low, high, best, seen = 0.0, 1.0, dict[str, list[int]](), 1.0
     for _ in range(_TRIALS):
         macs = (low + high) / 2

@@ -7,7 +7,8 @@ What a width costs is measured (see `sensitivity`) or taken from the curvature o
 """
 
 import math
-from typing import Annotated, Literal, Self, TypeAlias
+from dataclasses import fields, replace
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 import torch
 from pydantic import AfterValidator, Field, model_validator
@@ -16,19 +17,22 @@ from torch import Tensor, fx
 from laconic.context import Context
 from laconic.measure import macs_per_node
 from laconic.numeric.allocation import Allocation
-from laconic.program import Program, Weight, clone
+from laconic.program import Program, Weight, clone, fold_batch_norm, weights
 from laconic.quantize.budget import Budget, bits_budget, bytes_budget, check_choice, entries, mac_bits_budget, widths_within
-from laconic.quantize.calibrate import grid_of, histograms_of
+from laconic.quantize.calibrate import calibration_inputs, grid_of, histograms_of
 from laconic.quantize.candidates import Candidates
 from laconic.quantize.curvature import divergence, loss_by_curvature
-from laconic.quantize.grids import Widths, points_of
+from laconic.quantize.grids import KINDS, Widths, points_of
+from laconic.quantize.in_time import Timed, float_in_time
 from laconic.quantize.placement import Sites, points_read
 from laconic.quantize.sensitivity import Allotment, Losses, output_noise, outputs_together, relative_error, run
-from laconic.quantize.static import Bits, Calibrated, Rounding
+from laconic.quantize.static import Bits, Calibrated, Rounding, Static
 from laconic.step import step
 
 Choice: TypeAlias = Annotated[tuple[Bits, ...], Field(min_length=1), AfterValidator(lambda widths: tuple(sorted(set(widths))))]
 """Widths to choose from."""
+
+Share: TypeAlias = Annotated[float, Field(gt=0, lt=1)]
 
 _AVERAGE = 4.0  # bits of a weight, where no budget is given
 
@@ -42,6 +46,7 @@ class Mixed(Calibrated):
     average_bits: Annotated[float, Field(ge=2, le=8)] | None = None  # budget: of a weight, on average; 4 where no budget is given
     bytes: Annotated[int, Field(ge=1)] | None = None  # budget, in place of average_bits: packed bytes of the whole network
     mac_bits: Annotated[float, Field(ge=4, le=64)] | None = None  # budget, in place of average_bits: weight bits x activation bits per MAC
+    latency: Share | None = None  # budget, in place of average_bits: share of the float network's; each layer is in 8 bits or in float
     sensitivity: Literal["noise", "curvature"] = "noise"  # what a width costs: measured at the output, or by the curvature of the loss
     examples: Annotated[int, Field(ge=1)] = 64  # calibration inputs that it is measured on
     weight_ranges: Literal["min-max", "mean-square"] = "mean-square"
@@ -51,9 +56,11 @@ class Mixed(Calibrated):
     def _one_budget(self) -> Self:
         if self.calibration == "statistics":
             raise ValueError("calibration: statistics has no inputs for what widths cost to be measured on; use quantize.Static")
-        given = [name for name in ("average_bits", "bytes", "mac_bits") if getattr(self, name) is not None]
+        given = [name for name in ("average_bits", "bytes", "mac_bits", "latency") if getattr(self, name) is not None]
         if len(given) > 1:
-            raise ValueError(f"give one of average_bits, bytes and mac_bits, not {' and '.join(given)}")
+            raise ValueError(f"give one of average_bits, bytes, mac_bits and latency, not {' and '.join(given)}")
+        if self.latency is not None and (self.sensitivity != "noise" or self.signal_to_noise is not None):
+            raise ValueError("a latency chooses what stays float by noise: leave sensitivity and signal_to_noise out")
         if self.mac_bits is None and len(self.activation_bits) > 1:
             raise ValueError("activations take no bytes: give one width of activation_bits, or a budget of mac_bits")
         if len(self.weight_bits) == len(self.activation_bits) == 1:
@@ -63,17 +70,54 @@ class Mixed(Calibrated):
     @property
     def forms(self) -> frozenset[str]:
         """What the runtime must execute, whatever is chosen."""
+        if self.latency is not None:
+            return frozenset({"int8", "uint8"})
         return frozenset([f"int{bits}" for bits in self.weight_bits] + [f"uint{bits}" for bits in self.activation_bits])
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Choose the widths, quantize to them as `quantize.Static` does, and say how near the output is."""
         whole = clone(program)
-        quantized = super().__call__(program, context)
+        quantized = super().__call__(program, context) if self.latency is None else self._in_time(program, context)
         inputs = torch.cat(list(context.calibration()))[: self.examples]
         with torch.no_grad():
             distance = self._distance(run(clone(quantized), inputs), run(whole, inputs))
         context.note(f"in the end the output has {self._said(distance)}")
         return quantized
+
+    def _in_time(self, program: Program, context: Context) -> Program:
+        """Quantize to 8 bits what the latency needs, and leave what hurts the output most in float."""
+        assert self.latency is not None
+        settings: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(Calibrated)}
+
+        def quantized(whole: tuple[str, ...], journal: Context, **quick: Any) -> Program:
+            exclude = (*self.exclude, *(f"{name}.weight" for name in whole))
+            return Static(**{**settings, **quick, "exclude": exclude})(clone(program), journal)
+
+        def timed(whole: tuple[str, ...]) -> Program:
+            return quantized(whole, replace(context, notes=[]), rounding="nearest", fisher=None, equalization=False, tuning_epochs=0)
+
+        folded, latency, profiler = clone(program), context.timer(), context.profiler()
+        fold_batch_norm(folded)
+        losses = self._losses_in_integers(folded, context)
+        in_float, in_integers = profiler(folded), profiler(timed(()))
+        layers = [Timed(name, in_float.get(name, 0.0), in_integers.get(name, 0.0), loss) for name, loss in losses.items()]
+        found = float_in_time(layers, self.latency, lambda whole: latency(folded, timed(whole)))
+        kept = f"{', '.join(found.layers)} stay float" if found.layers else "no layer stays float"
+        context.note(f"{kept}: {found.share:.3f} of the float network's time as measured while choosing, all in integers {found.least:.3f}")
+        return quantized(found.layers, context)
+
+    def _losses_in_integers(self, program: Program, context: Context) -> dict[str, float]:
+        """Return what the output loses by each layer's integers alone, with those of what it reads, by the layer's name."""
+        chosen = [weight for weight in weights(program, self.include, self.exclude) if weight.kind in KINDS]
+        sites = Sites(program, tuple(chosen), points_of(program, chosen))
+        batches = calibration_inputs(program, context)
+        candidates = replace(self._candidates(sites, batches), weight_bits=(8,), activation_bits=(8,))
+        losses, read = output_noise(candidates, *_parted(torch.cat(batches), self.examples)), points_read(sites.points, sites.kernels)
+        return {
+            weight.name.removesuffix(".weight"): losses.weights[weight.name][8]
+            + sum(losses.activations[read[reader]][8] for reader in weight.readers if reader in read)
+            for weight in chosen
+        }
 
     def _widths(self, program: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> Widths:
         sites = Sites(program, tuple(chosen), points_of(program, chosen))

@@ -18,7 +18,7 @@ _MOMENTA = (0.9, 0.99)
 class Tunable(Piece):
     """Runs a piece of a quantized program with scales and biases that are learned in place of its own; the codes of weights stay.
 
-    What the rest of the program reads too is not learned.
+    What the rest of the program reads too is not learned, but for the grids of activations that only later values share.
     """
 
     def __init__(self, program: Program, start: str, end: str, chosen: list[Weight], sizes: Mapping[str, Tensor]) -> None:
@@ -40,9 +40,10 @@ class Tunable(Piece):
         self._biases = {name: read(program, name).detach() for name in map(bias_name, readers) if name in own}
         self._gains = {name: torch.zeros_like(grid.scale).requires_grad_() for name, grid in self.grids.items()}
         self._shifts = {name: torch.zeros_like(bias).requires_grad_() for name, bias in self._biases.items()}
-        elsewhere = {id(form) for node, form in edges(program).items() if node not in inside}
+        nodes = list(program.graph.nodes)
+        before = {id(form) for node, form in edges(program).items() if node in nodes[: nodes.index(self._start)]}
         forms = {id(form): form for node, form in edges(program).items() if node in inside}
-        self._steps = [form.scale for key, form in forms.items() if key not in elsewhere and isinstance(form, Uniform)]
+        self._steps = [form.scale for key, form in forms.items() if key not in before and isinstance(form, Uniform)]
 
     @property
     def learned(self) -> list[Tensor]:

@@ -79,7 +79,7 @@ def rows(receipt: Receipt) -> tuple[Row, ...]:
         _amount("parameters", before.parameters, after.parameters, count_text, ("fewer", "more")),
         _amount("non-zero parameters", before.nonzero_parameters, after.nonzero_parameters, count_text, ("fewer", "more")),
         _amount("MACs", before.macs, after.macs, count_text, ("fewer", "more")),
-        Row("accuracy, top-1", percent_text(before.accuracy), percent_text(after.accuracy), gain_text(-receipt.drop_points)),
+        *_score(receipt),
         *_top5(receipt),
         *_perplexity(receipt),
         Row("latency, batch 1", latency_text(before.latency_seconds), latency_text(after.latency_seconds), faster_text(ratios.faster)),
@@ -140,6 +140,17 @@ def _brief(setting: Any) -> str:
 def _amount(quantity: str, before: float, after: float, text: Callable[[float], str], words: tuple[str, str]) -> Row:
     """Return the row of something of which less is better."""
     return Row(quantity, text(before), text(after), ratio_text(before / after, *words) if after and before else "-")
+
+
+def _score(receipt: Receipt) -> tuple[Row, ...]:
+    """Return the row of accuracy, or those of the cosine with what the float network gives where that is scored against."""
+    before, after, change = receipt.before, receipt.after, gain_text(-receipt.drop_points)
+    if before.lowest_cosine is None or after.lowest_cosine is None:
+        return (Row("accuracy, top-1", percent_text(before.accuracy), percent_text(after.accuracy), change),)
+    return (
+        Row("cosine with the network's own outputs", f"{before.accuracy:.4f}", f"{after.accuracy:.4f}", change),
+        Row("its lowest", f"{before.lowest_cosine:.4f}", f"{after.lowest_cosine:.4f}", "-"),
+    )
 
 
 def _top5(receipt: Receipt) -> tuple[Row, ...]:

@@ -33,7 +33,7 @@ def before_after(receipt: Receipt) -> tuple[alt.LayerChart, ...]:
     return (
         pair("File size", [each.file_bytes for each in both], bytes_text),
         pair("Latency, batch 1", [each.median for each in latencies], milliseconds_text, latencies),
-        pair("Accuracy, top-1", [each.accuracy for each in both], percent_text),
+        pair("Accuracy, top-1" if receipt.after.lowest_cosine is None else "Cosine", [each.accuracy for each in both], percent_text),
     )
 
 

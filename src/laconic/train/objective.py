@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from laconic.data.dataset import Split
+from laconic.errors import LaconicError
 
 Loss: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
 """Maps (model, inputs, labels) to a scalar. It calls the model itself, and so may call a teacher too.
@@ -28,7 +29,36 @@ def cross_entropy(model: nn.Module, inputs: Tensor, labels: Tensor, smoothing: f
         labels: class numbers `(n,)` or `(n, positions)`.
         smoothing: share of the target spread evenly over the classes, in [0, 1]; set it with `functools.partial`.
     """
+    check_classes(labels)
     return F.cross_entropy(model(inputs).float().movedim(-1, 1), labels, label_smoothing=smoothing)
+
+
+def check_classes(labels: Tensor) -> None:
+    """Find vectors where classes are needed.
+
+    Raises:
+        LaconicError: what belongs to the examples are vectors.
+    """
+    if labels.is_floating_point():
+        raise LaconicError("this needs class labels, and the network is scored against its own outputs: leave --against network out")
+
+
+@torch.no_grad()
+def mean_cosine(model: nn.Module, split: Split, batch: int = 64, device: torch.device | str = "cpu") -> float:
+    """Return the mean cosine of the angle between outputs, flattened, and the vectors of the examples.
+
+    Args:
+        model: lies on `device`; it is left in eval mode there.
+        split: examples with vectors.
+        batch: how many are computed at once.
+        device: where to compute.
+    """
+    model.eval()
+    total = 0.0
+    for inputs, wanted in split.batches(batch):
+        outputs = model(inputs.to(device)).float().flatten(1)
+        total += float(F.cosine_similarity(outputs, wanted.to(device)).double().sum())
+    return total / len(split)
 
 
 @torch.no_grad()
@@ -65,5 +95,10 @@ def log_likelihood(model: nn.Module, split: Split, batch: int = 16, device: torc
 
 
 def usual_score(model: nn.Module, split: Split, device: torch.device | str = "cpu") -> float:
-    """Return what a network is scored by where nothing else is said: `top1`; of sequences `log_likelihood`, which tells more apart."""
+    """Return what a network is scored by where nothing else is said: `top1`; of sequences `log_likelihood`, which tells more apart.
+
+    Where examples have vectors it is `mean_cosine`.
+    """
+    if split.vectors:
+        return mean_cosine(model, split, device=device)
     return log_likelihood(model, split, device=device) if split.sequences else top1(model, split, device=device)
