@@ -4,10 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from laconic.data import Split, Splits
+from laconic.errors import NotApplicableError
 from laconic.program import Uniform, capture, clone, fold_batch_norm, read, weights
 from laconic.program.represent import edges, representations
 from laconic.prune import Magnitude
 from laconic.quantize import Mixed, Static, block_reconstruction
+from networks import captured
 
 SETTINGS = {"weight_bits": 2, "weight_ranges": "mean-square", "iterations": 100}
 
@@ -113,6 +116,17 @@ def test_layers_that_share_a_weight_keep_it(splits, context):
 def test_widths_chosen_layer_by_layer_are_reconstructed_too(program, context):
     Mixed(weight_bits=(2, 3, 4), average_bits=3, examples=32, rounding="block", iterations=20)(program, context)
     assert any("blocks reconstructed" in note for note in context.notes)
+
+
+def test_blocks_are_learned_before_a_network_has_several_outputs_and_weighing_them_is_an_error(context):
+    program, example = captured("two-outputs")
+    inputs = torch.randn(64, 1) + 0.3 * torch.randn(64, *example[0].shape[1:])
+    part = Split(inputs.numpy(), torch.zeros(64, dtype=torch.long).numpy())
+    other = replace(context, splits=Splits(part, part, part, part))
+    made(program, other, rounding="block", ends_bits=2)
+    assert any("1 blocks reconstructed" in note for note in context.notes)
+    with pytest.raises(NotApplicableError, match="fisher: predictions needs one output, the logits, and this network has 2"):
+        made(program, other, rounding="block", fisher="predictions")
 
 
 def test_fisher_without_blocks_is_an_error_that_says_what_it_needs():

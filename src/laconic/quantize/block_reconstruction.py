@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from laconic.context import Context
+from laconic.errors import NotApplicableError
 from laconic.numeric.rounding import broadcast, levels, through
 from laconic.program import Program, Uniform, Weight, read
 from laconic.program.blocks import pieces
@@ -147,6 +148,11 @@ class _Weights:
     """What errors at the end of a block are weighted by."""
 
     def __init__(self, whole: Program, context: Context, fisher: Fisher | None) -> None:
+        outputs = whole.graph.output_node().args[0]
+        if fisher is not None and isinstance(outputs, tuple | list):
+            raise NotApplicableError(
+                f"fisher: {fisher} needs one output, the logits, and this network has {len(outputs)}; leave fisher out"
+            )
         self._whole, self._fisher, self._generator = whole, fisher, context.generator()
         self._labels = torch.cat([labels for _, labels in context.splits.calibration.batches(_BATCH)]) if fisher == "labels" else None
 
