@@ -23,14 +23,13 @@ from laconic.errors import NotApplicableError
 from laconic.numeric.rounding import broadcast, levels, through
 from laconic.program import Program, Uniform, Weight, read
 from laconic.program.blocks import pieces
-from laconic.program.observe import Piece, Stop, examples_at_once
+from laconic.program.observe import Piece, Stop
 from laconic.quantize.correct import give_biases
 from laconic.quantize.fisher import Fisher, fisher_information
 from laconic.quantize.learned_rounding import relaxed, relaxed_start
 from laconic.quantize.tunable import Tunable, output_sizes
 
 _BATCH = 32
-_STORED = 16  # so many times what a run takes is kept for the gradients
 _RATE = 0.02  # of Adam, of roundings
 _RELATIVE = 0.003  # rate of Adam, of scales as a share of them, of biases as a share of the outputs' root mean square
 _SURE = 0.8  # how far towards its code a relaxed rounding starts
@@ -54,7 +53,7 @@ class _Block(Tunable):
     """A piece of a quantized program whose roundings can be learned too."""
 
     def __init__(self, program: Program, whole: Program, ends: tuple[str, str], chosen: list[Weight], sizes: Mapping[str, Tensor]) -> None:
-        super().__init__(program, *ends, chosen, sizes)
+        super().__init__(program, ends, chosen, sizes, _RELATIVE)
         dense = {name: read(whole, name).detach() for name in self.grids}
         self._roundings = {name: _Rounding(dense[name], self._codes[name], grid) for name, grid in self.grids.items()}
         self._inner = [rounding.inner for rounding in self._roundings.values()]
@@ -68,9 +67,9 @@ class _Block(Tunable):
         """Return the codes of a weight as they are by now."""
         return self._roundings[weight].codes()
 
-    def optimizer(self, rate: float) -> torch.optim.Adam:
+    def optimizer(self) -> torch.optim.Adam:
         """Return what learns the roundings too."""
-        optimizer = super().optimizer(rate)
+        optimizer = super().optimizer()
         optimizer.add_param_group({"params": self._inner, "lr": _RATE})
         return optimizer
 
@@ -89,9 +88,9 @@ class _Task:
         return ((found - self.wanted[examples]).square() * self.weights[examples]).mean()
 
     @torch.no_grad()
-    def total(self, block: Piece, batch: int) -> float:
+    def total(self, block: Piece) -> float:
         """Return the weighted mean square error on all examples."""
-        return sum(float(self.error(block, part)) * len(part) for part in torch.arange(len(self.inputs)).split(batch)) / len(self.inputs)
+        return sum(float(self.error(block, part)) * len(part) for part in torch.arange(len(self.inputs)).split(_BATCH)) / len(self.inputs)
 
 
 class Blocks:
@@ -115,7 +114,7 @@ class Blocks:
         self._program, self._whole, self._chosen, self._iterations = program, whole.eval(), chosen, iterations
         self._sizes = output_sizes(program, layers, next(context.calibration(_BATCH)))
         self._weights = _Weights(whole, context, fisher)
-        self._batch, self._generator = max(1, min(_BATCH, examples_at_once(program) // _STORED)), context.generator()
+        self._generator = context.generator()
         self._starts = {end.name: start.name for start, end in pieces(whole)}
         self.nearer: list[tuple[str, ...]] = []  # the weights of each block that came nearer to the float network
         self.left: list[tuple[str, ...]] = []  # of each that was left as it was
@@ -127,7 +126,7 @@ class Blocks:
             found = next((each for each in values if each.name == previous), None)
             if previous in self._starts and found is not None and own is not None and wanted is not None:
                 self._learn(previous, own, wanted)
-                values[found] = _run(Piece(self._program, self._starts[previous], previous), own, self._batch)
+                values[found] = _run(Piece(self._program, self._starts[previous], previous), own)
             if found is not None and (previous in self._starts or previous in self._starts.values()):
                 own = values[found]
             if node.name in self._starts:
@@ -140,7 +139,7 @@ class Blocks:
         block = _Block(self._program, self._whole, (self._starts[end], end), self._chosen, self._sizes)
         if block.grids:
             task = _Task(own, wanted, self._weights.of(end, wanted))
-            nearer = _learn(block, task, self._iterations, self._batch, self._generator)
+            nearer = _learn(block, task, self._iterations, self._generator)
             (self.nearer if nearer else self.left).append(tuple(block.grids))
 
 
@@ -164,24 +163,29 @@ class _Weights:
 
 
 @torch.no_grad()
-def _run(piece: Piece, inputs: Tensor, batch: int) -> Tensor:
-    return torch.cat([piece(part.clone()) for part in inputs.split(batch)])
+def _run(piece: Piece, inputs: Tensor) -> Tensor:
+    return torch.cat([piece(part.clone()) for part in inputs.split(_BATCH)])
 
 
 @torch.enable_grad()
-def _learn(block: _Block, task: _Task, iterations: int, batch: int, generator: torch.Generator) -> bool:
+def _learn(block: _Block, task: _Task, iterations: int, generator: torch.Generator) -> bool:
     """Learn one block; say whether it came nearer to what is wanted, and leave it as it was where not."""
-    before, unit = [each.detach().clone() for each in block.learned], task.total(block, batch)
-    learned, optimizer = block.learned, block.optimizer(_RELATIVE)
+    before, unit = [each.detach().clone() for each in block.learned], task.total(block)
+    learned, optimizer = block.learned, block.optimizer()
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
     for _ in range(iterations):
-        examples = torch.randint(len(task.inputs), (min(batch, len(task.inputs)),), generator=generator)
+        examples = torch.randint(len(task.inputs), (min(block.batch, len(task.inputs)),), generator=generator)
         loss = task.error(block, examples) / max(unit, 1e-12)
         slopes = torch.autograd.grad(loss, learned, allow_unused=True, materialize_grads=True)
         for each, slope in zip(learned, slopes, strict=True):
             each.grad = slope
         optimizer.step()
         schedule.step()
-    nearer = task.total(block, batch) < unit
-    block.keep([each.detach().clone() for each in learned] if nearer else before)
+    nearer = task.total(block) < unit
+    with torch.no_grad():
+        for each, value in zip(learned, before, strict=True):
+            each.grad = None
+            if not nearer:
+                each.copy_(value)
+    block.keep()
     return nearer

@@ -9,9 +9,11 @@ from torch import Tensor, fx
 from laconic.numeric.rounding import broadcast
 from laconic.program import Program, Uniform, Weight, place, read
 from laconic.program.fold import assign
-from laconic.program.observe import Piece, observe
+from laconic.program.observe import Piece, examples_at_once, observe
 from laconic.program.represent import edges, representations
 
+_BATCH = 32
+_STORED = 16  # so many times what a run takes is kept for the gradients
 _MOMENTA = (0.9, 0.99)
 
 
@@ -21,18 +23,18 @@ class Tunable(Piece):
     What the rest of the program reads too is not learned, but for the grids of activations that only later values share.
     """
 
-    def __init__(self, program: Program, start: str, end: str, chosen: list[Weight], sizes: Mapping[str, Tensor]) -> None:
+    def __init__(self, program: Program, ends: tuple[str, str], chosen: list[Weight], sizes: Mapping[str, Tensor], rate: float) -> None:
         """Take a piece of a program whose layers have biases.
 
         Args:
             program: quantized; the weights lie on their grids.
-            start: the node that the piece begins behind.
-            end: its last node.
+            ends: the node that the piece begins behind, and its last.
             chosen: the quantized weights.
             sizes: root mean square of what layers give, by the names of their biases.
+            rate: of Adam; of scales as a share of them, of biases as a share of the outputs' root mean square.
         """
-        super().__init__(program, start, end)
-        self._program, self._sizes, inside = program, sizes, set(self.nodes)
+        super().__init__(program, *ends)
+        self._program, self._sizes, self._rate, inside = program, sizes, rate, set(self.nodes)
         readers = [reader for weight in chosen for reader in weight.readers if reader in inside]
         own = {str(node.target) for node in self.nodes if node.op == "get_attr" and inside.issuperset(node.users)}
         self.grids = {weight.name: grid for weight in chosen if weight.name in own and (grid := _grid(program, weight.name))}
@@ -50,12 +52,16 @@ class Tunable(Piece):
         """All that is learned."""
         return [*self._gains.values(), *self._shifts.values(), *self._steps]
 
-    def optimizer(self, rate: float) -> torch.optim.Adam:
-        """Return what learns scales at a rate relative to them, and biases at one relative to the outputs of their layers."""
-        relative = {"params": [*self._gains.values(), *self._shifts.values()], "lr": rate}
-        return torch.optim.Adam(
-            [relative, *({"params": [step], "lr": rate * float(step.detach())} for step in self._steps)], betas=_MOMENTA
-        )
+    @property
+    def batch(self) -> int:
+        """As many as there is memory for, up to a limit."""
+        return max(1, min(_BATCH, examples_at_once(self._program) // _STORED))
+
+    def optimizer(self) -> torch.optim.Adam:
+        """Return what learns everything at the same rate relative to its size."""
+        relative = {"params": [*self._gains.values(), *self._shifts.values()], "lr": self._rate}
+        steps = [{"params": [step], "lr": self._rate * float(step.detach())} for step in self._steps]
+        return torch.optim.Adam([relative, *steps], betas=_MOMENTA)
 
     def codes(self, weight: str) -> Tensor:
         """Return the codes of a weight as they are by now."""
@@ -74,11 +80,8 @@ class Tunable(Piece):
         return self.grids[weight].step.detach() * torch.exp(self._gains[weight])
 
     @torch.no_grad()
-    def keep(self, values: list[Tensor]) -> None:
+    def keep(self) -> None:
         """Give the program what was learned."""
-        for tensor, value in zip(self.learned, values, strict=True):
-            tensor.copy_(value)
-            tensor.grad = None
         for name in self._biases:
             place(self._program, name, self.get_attr(name, (), {}))
         for name, grid in self.grids.items():

@@ -7,6 +7,7 @@ arXiv:1605.04711; NF4 is from T. Dettmers et al., "QLoRA: Efficient Finetuning o
 """
 
 from collections.abc import Iterable
+from dataclasses import replace
 from math import prod
 from typing import Annotated, Literal, Self
 
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from laconic.context import Context
-from laconic.errors import LaconicError
+from laconic.errors import LaconicError, NotApplicableError
 from laconic.numeric.codebook import binary_scale, normal_float, ternary_scale
 from laconic.numeric.rounding import (
     asymmetric_grid,
@@ -26,13 +27,15 @@ from laconic.numeric.rounding import (
     per_group,
     symmetric_scale,
 )
-from laconic.program import Codebook, Half, Program, Quantizer, Uniform, Weight, clone, packed, weights
+from laconic.program import Codebook, Half, Program, Quantizer, Uniform, Weight, clone, packed, read, weights
 from laconic.program.forms import kept
 from laconic.program.lower import weights_word
 from laconic.program.represent import representations
+from laconic.quantize.activation_aware import scale_by_activations
 from laconic.quantize.calibrate import calibration_inputs
 from laconic.quantize.compensate import compensate
 from laconic.quantize.grids import represent_weight
+from laconic.quantize.tune_weights import tune_weights
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
@@ -56,13 +59,18 @@ class WeightOnly:
     symmetric: bool = True  # levels on both sides of 0 alike; false: from the lowest to the highest weight, for integers only
     ranges: Literal["min-max", "mean-square"] = "mean-square"  # of integers: to the extremes, or of least squared error
     rounding: Literal["nearest", "gptq"] = "nearest"  # gptq: by curvature, on calibration inputs; not of 16-bit formats
+    activation_aware: bool = False  # multiply weights by how large their inputs are before rounding, where what makes these can be divided
+    tuning_epochs: Annotated[int, Field(ge=0)] = 0  # of the whole network learning the float one's outputs for calibration inputs
+    tuning_loss: Literal["divergence", "square"] = "divergence"  # of outputs that are logits, or of any; only for tuning_epochs
     include: Patterns = ()  # name patterns of layers to quantize; empty: all
     exclude: Patterns = ()  # name patterns of layers to leave in float
 
     @model_validator(mode="after")
     def _only_what_has_scales_is_compensated(self) -> Self:
-        if self.rounding != "nearest" and self.format in _HALVES:
-            raise ValueError(f"{self.format} is near enough to round to nearest; rounding: {self.rounding} goes with fewer bits")
+        settings = {f"rounding: {self.rounding}": self.rounding != "nearest", "activation_aware": self.activation_aware}
+        wants = [name for name, on in {**settings, "tuning_epochs": self.tuning_epochs > 0}.items() if on]
+        if wants and self.format in _HALVES:
+            raise ValueError(f"{self.format} is near enough to round to nearest; {' and '.join(wants)} goes with fewer bits")
         return self
 
     @model_validator(mode="after")
@@ -88,18 +96,45 @@ class WeightOnly:
         check_unquantized(program, chosen)
         if self._grouped:
             check_group_size(chosen, self.group_size)
-        inputs = torch.cat(calibration_inputs(program, context)) if self.rounding == "gptq" else None
-        whole = clone(program) if inputs is not None else program
+        inputs = torch.cat(calibration_inputs(program, context)) if self._looks_at_inputs else torch.empty(0)
+        if self.tuning_epochs and len(inputs) < 2:
+            raise NotApplicableError(f"tuning_epochs needs 2 calibration inputs or more, one of them held out; there is {len(inputs)}")
+        if self.activation_aware:
+            chosen = self._scale(program, chosen, inputs, context)
+        whole = clone(program) if self._looks_at_inputs else program
         before = _bytes(program, chosen)
         for weight in chosen:
             keep = kept(representations(program, weight.name))
             represent_weight(program, weight.name, self._quantizer(weight, keep), keep)
-        if inputs is not None:
+        if self.rounding == "gptq":
             left = compensate(program, whole, chosen, inputs)
             context.note(f"{len(chosen) - len(left)} weights rounded by curvature" + (f", not {', '.join(left)}" if left else ""))
+        if self.tuning_epochs:
+            self._tune(program, whole, inputs, context)
         context.note(f"{len(chosen)} weights as {self._words()}: {before:,} -> {_bytes(program, chosen):,} bytes packed")
         context.note("smaller in Laconic's own file; what a runtime does not execute in this form it holds dense, no smaller and no faster")
         return program
+
+    @property
+    def _looks_at_inputs(self) -> bool:
+        return self.rounding == "gptq" or self.activation_aware or self.tuning_epochs > 0
+
+    def _scale(self, program: Program, chosen: list[Weight], inputs: Tensor, context: Context) -> list[Weight]:
+        """Scale the inputs of linear layers by how large they are; returns the chosen weights as they are by then."""
+
+        def rounded(weight: Weight) -> Tensor:
+            keep = kept(representations(program, weight.name))
+            view: Tensor = self._quantizer(weight, keep)(weight.value).detach()
+            return view if keep is None else torch.where(keep, view, 0.0)
+
+        scaled, layers = scale_by_activations(program, chosen, inputs, rounded)
+        context.note(f"weights of {scaled} of {layers} linear layers scaled by their inputs, which are divided where they are made")
+        return [replace(weight, value=read(program, weight.name).detach()) for weight in chosen]
+
+    def _tune(self, program: Program, whole: Program, inputs: Tensor, context: Context) -> None:
+        before, after = tune_weights(program, whole, inputs, self.tuning_loss, self.tuning_epochs, context.generator())
+        words = "divergence in nats" if self.tuning_loss == "divergence" else "share of their square"
+        context.note(f"network tuned on the float outputs: {words} {before:.3g} -> {after:.3g}, on inputs held out")
 
     def _words(self) -> str:
         word = self.format if self.symmetric else f"asymmetric {self.format}"
