@@ -19,7 +19,7 @@ LAYERS = (
     {"files", "imported"},
     {"numeric"},
     {"program"},
-    {"data", "zoo"},
+    {"data", "zoo", "pack"},
     {"measure"},
     {"train"},
     {"context"},
@@ -36,6 +36,7 @@ LAYERS = (
     {"verify", "search"},
     {"verbs"},
     {"report"},
+    {"cli_pack"},
     {"cli"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

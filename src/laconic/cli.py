@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from laconic.cli_pack import pack, unpack
 from laconic.errors import LaconicError
 from laconic.version import __version__
 
@@ -403,6 +404,10 @@ def _finish(receipt: "Receipt", out: Path, as_json: bool) -> None:
     if not receipt.met:
         _say(f"the budget cannot be met with the recipes there are; the best is delivered, and it misses: {'; '.join(receipt.missed)}")
         raise typer.Exit(3)
+
+
+app.command()(pack)
+app.command()(unpack)
 
 
 def _print(result: dict[str, Any], text: str, as_json: bool) -> None:

@@ -43,9 +43,17 @@ def save(program: Program, path: Path, pack: bool = False) -> None:
     """
     packs = {name: packed(program, name) for name, _ in represented(program)} if pack else {}
     tensors, described = _tensors(program, packs), _describe(program, packs)
-    text = json.dumps(described, separators=(",", ":"))
-    metadata = {"laconic": json.dumps({"format": FORMAT, "sha256": _digest(text, tensors), "program": text})}
-    write_bytes(path, serialize(tensors, metadata))
+    header = json.dumps({"format": FORMAT, "program": json.dumps(described, separators=(",", ":"))})
+    write_bytes(path, serialize(tensors, sealed({"laconic": header}, tensors)))
+
+
+def sealed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Return a file's metadata with the checksum that goes with its tensors, where they are those of a program."""
+    if "laconic" not in metadata:
+        return dict(metadata)
+    header = json.loads(metadata["laconic"])
+    sealed = {"format": header["format"], "sha256": _digest(header["program"], tensors), "program": header["program"]}
+    return {**metadata, "laconic": json.dumps(sealed)}
 
 
 def load(path: Path) -> Program:
@@ -172,7 +180,7 @@ def _place_module(root: nn.Module, name: str, module: nn.Module) -> None:
     root.get_submodule(path).add_module(attribute, module)
 
 
-def _digest(text: str, tensors: dict[str, Tensor]) -> str:
+def _digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256(text.encode())
     for key in sorted(tensors):
         tensor = tensors[key]

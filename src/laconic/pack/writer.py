@@ -1,0 +1,122 @@
+"""Write `.lac` files: the header and the tensors, each in the form that is chosen for it, with the reader's own coder."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from laconic.pack import reader
+from laconic.pack.loops import loops
+
+Array: TypeAlias = NDArray[Any]
+
+
+class Writer(reader.Stream):
+    """The coded part of a file while it is written."""
+
+    def __init__(self) -> None:
+        """Begin with nothing."""
+        super().__init__(np.zeros(64, np.uint8), loops())
+        self._coder[2] = self._coder[3] = 0
+
+    def write_number(self, value: int) -> None:
+        """Write a whole number from 0."""
+        while value > 127:
+            self.write_bytes(np.array([value & 127 | 128], np.uint8), 1)
+            value >>= 7
+        self.write_bytes(np.array([value], np.uint8), 1)
+
+    def write_bytes(self, values: Array, stride: int) -> None:
+        """Write bytes; those `stride` apart are of the same place in a number."""
+        self._make_room(2 * values.size)
+        self.spelled(values.tolist(), stride)
+
+    def write_codes(self, shape: tuple[int, ...], codes: Array, states: int) -> None:
+        """Write the whole numbers of a tensor."""
+        self._make_room(24 * codes.size)
+        self.codes(shape, codes.size, states, codes.ravel().tolist())
+
+    @property
+    def position(self) -> int:
+        """How many bytes are out."""
+        return int(self._coder[3])
+
+    def finish(self) -> bytes:
+        """Return what was written: the fewest bytes that are read as it, for behind the end stand zeros."""
+        low, high, _, end = (int(value) for value in self._coder)
+        value, kept = high, 4
+        for kept in range(5):
+            mask = (1 << (32 - 8 * kept)) - 1
+            value = (low + mask) & ~mask
+            if value <= high:
+                break
+        written = bytes(self._data[:end]) + value.to_bytes(5, "big")[1 : 1 + kept]
+        return written.rstrip(b"\0")
+
+    def _make_room(self, more: int) -> None:
+        lacking = int(self._coder[3]) + more + 64 - len(self._data)
+        if lacking > 0:
+            self._data = (
+                np.concatenate([self._data, np.zeros(lacking + len(self._data), np.uint8)]) if self.loops else self._data + [0] * lacking
+            )
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A tensor in the form that it is written in; see docs/lac.md.
+
+    `codes` are whole numbers in the order of the tensor's entries, `stored` are numbers as they are.
+    """
+
+    shape: tuple[int, ...]
+    dtype: str
+    form: str
+    settings: tuple[int | str, ...] = ()
+    codes: Array | None = None
+    states: int = 0
+    stored: Array = field(default_factory=lambda: np.zeros(0, np.uint8))
+
+    def write(self, writer: Writer) -> None:
+        """Write all but the header's entry."""
+        if self.codes is not None:
+            writer.write_codes(self.shape, self.codes, self.states)
+        if self.stored.size:
+            writer.write_bytes(np.frombuffer(self.stored.tobytes(), np.uint8), self.stored.dtype.itemsize)
+
+
+@dataclass(frozen=True)
+class Written:
+    """A whole file, and how many of its bytes each tensor took, without its entry in the header."""
+
+    data: bytes
+    bytes: dict[str, int]
+
+
+def file_of(tensors: Mapping[str, Coded], about: Mapping[str, Any]) -> bytes:
+    """Return a whole file; see `write_file`."""
+    return write_file(tensors, about).data
+
+
+def write_file(tensors: Mapping[str, Coded], about: Mapping[str, Any]) -> Written:
+    """Write a whole file.
+
+    Args:
+        tensors: by name, in the order in which they are written.
+        about: what else the header says.
+    """
+    entries = [[name, list(each.shape), each.dtype, each.form, list(each.settings)] for name, each in tensors.items()]
+    text = json.dumps({**about, "tensors": entries}, separators=(",", ":"))
+    writer, sizes = Writer(), dict[str, int]()
+    writer.write_number(len(text))
+    writer.write_bytes(np.frombuffer(text.encode("ascii"), np.uint8), 1)
+    for name, each in tensors.items():
+        before = writer.position
+        each.write(writer)
+        sizes[name] = writer.position - before
+    body = writer.finish()
+    check: int = reader.checksum(np.frombuffer(body, np.uint8))
+    magic: bytes = reader.MAGIC
+    return Written(magic + bytes([reader.VERSION]) + check.to_bytes(4, "little") + body, sizes)
