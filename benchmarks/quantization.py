@@ -30,7 +30,7 @@ WEIGHTS = {
     "mobilenet_v2": DATA / "weights/mobilenet_v2_imagenet.safetensors",
 }
 Row = dict[str, float]
-WIDTHS = {"resnet": ((8, 8), (4, 8), (4, 4), (3, 3)), "mobilenet": ((8, 8), (4, 8), (4, 4))}
+WIDTHS = {"resnet": ((8, 8), (4, 8), (4, 4), (3, 3), (2, 4)), "mobilenet": ((8, 8), (4, 8), (4, 4))}
 
 
 def settings(weight_bits: int, activation_bits: int) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def settings(weight_bits: int, activation_bits: int) -> dict[str, Any]:
     widths = {"weight_bits": weight_bits, "activation_bits": activation_bits, "weight_ranges": "mean-square"}
     if weight_bits == 8:
         return {**widths, "equalization": "auto"}
-    return {**widths, "rounding": "layer", "tuning_epochs": 8 if activation_bits < 8 else 0}
+    return {**widths, "rounding": "layer" if weight_bits > 2 else "block", "tuning_epochs": 8 if activation_bits < 8 else 0}
 
 
 def rescaled(program: Any, seed: int) -> Any:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from laconic.errors import LaconicError
-from laconic.measure import Interval, differs, interleaved, median_interval, ratio_interval
+from laconic.measure import Interval, differs, interleaved, latency, median_interval, ratio_interval
 from laconic.measure.latency import order, outside
 
 
@@ -39,6 +39,32 @@ def test_warmup_is_called_and_not_counted():
     log = []
     assert len(interleaved([lambda: log.append(0)], seconds=0, least=3, warmup=4)) == 3
     assert len(log) == 4 + 2 * 3
+
+
+class Clock:
+    """A machine where a call takes no time, looking at the clock does, and another thread of the process spins until `spinning`."""
+
+    def __init__(self, spinning):
+        self.now, self.spinning = 0.0, spinning
+
+    def perf_counter(self):
+        self.now += 0.0001
+        return self.now
+
+    def thread_time(self):
+        return self.now
+
+    def process_time(self):
+        return self.now + min(self.now, self.spinning)
+
+
+@pytest.mark.parametrize(("spinning", "earliest", "latest"), [(0.0, 0.0, 0.01), (0.035, 0.035, 0.045), (math.inf, 0.1, 0.5)])
+def test_a_call_waits_until_the_threads_of_the_one_before_rest_but_not_for_ever(spinning, earliest, latest, monkeypatch):
+    clock, called = Clock(spinning), []
+    monkeypatch.setattr(latency, "time", clock)
+    interleaved([lambda: called.append(clock.now)], seconds=0, least=1, warmup=0)
+    assert earliest <= called[0] <= latest
+    assert called[1] - called[0] < 0.001
 
 
 def test_garbage_is_not_collected_meanwhile_and_again_afterwards():

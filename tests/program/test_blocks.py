@@ -4,7 +4,7 @@ from torch import nn
 
 from laconic.measure import macs
 from laconic.program import capture, clone, save
-from laconic.program.blocks import blocks, only_for, remove
+from laconic.program.blocks import blocks, only_for, pieces, remove
 from laconic.program.file import load
 from laconic.zoo.resnet import resnet20
 from networks import NETWORKS, captured
@@ -90,3 +90,15 @@ def test_the_blocks_that_are_left_may_go_too_until_none_is():
         program = remove(program, found[0])
     assert program(*example).shape == (2, 10)
     assert macs(program, example) < 0.35 * macs(capture(resnet20(), example), example)
+
+
+def test_a_residual_block_is_one_piece_and_so_is_every_layer_between_blocks():
+    program, _ = captured("residual")
+    found, nodes = pieces(program), list(program.graph.nodes)
+    parts = [nodes[nodes.index(start) + 1 : nodes.index(end) + 1] for start, end in found]
+    counts = [sum(node.target in (torch.ops.aten.conv2d.default, torch.ops.aten.linear.default) for node in part) for part in parts]
+    assert counts == [1, 3, 1]
+    assert [end for _, end in found[:-1]] == [start for start, _ in found[1:]]
+    assert found[0][0].op == "placeholder"
+    assert [found[-1][1]] == nodes[-1].all_input_nodes
+    assert torch.ops.aten.relu.default in [node.target for node in parts[1]], "the activation belongs to the block before it"

@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from laconic.program import capture, clone, tidy
-from laconic.program.observe import changed, examples_at_once, observe, rest, side_by_side, stepwise
-from networks import build, captured
+from laconic.program.blocks import pieces
+from laconic.program.observe import Piece, changed, examples_at_once, observe, rest, side_by_side, stepwise
+from networks import NETWORKS, build, captured
 
 
 def relus(program):
@@ -127,3 +128,19 @@ def test_a_change_of_a_value_that_is_there_already_acts_on_those_that_still_read
         expected = changed(program, example, {first: torch.zeros_like})
         after = next((node, dict(values)) for node, values in stepwise(program, example) if node is first.next)
         assert torch.equal(rest(program, *after, {first: torch.zeros_like}), expected)
+
+
+@pytest.mark.parametrize("name", sorted(NETWORKS.keys() - {"two-inputs", "two-outputs"}))
+def test_pieces_run_one_behind_the_other_compute_what_the_network_does(name):
+    program, example = captured(name)
+    [value] = example
+    for start, end in pieces(program):
+        value = Piece(program, start.name, end.name)(value)
+    torch.testing.assert_close(value, program(*example))
+
+
+def test_a_piece_that_needs_other_values_than_its_start_is_refused():
+    program, _ = captured("residual")
+    branch = next(node for node in program.graph.nodes if node.target is torch.ops.aten.add.Tensor).all_input_nodes[0]
+    with pytest.raises(ValueError, match="is not computed from"):
+        Piece(program, branch.name, "output")

@@ -4,7 +4,7 @@ import pytest
 
 from laconic.measure.latency import Interval
 from laconic.receipt import Budget, Layer, Ratios, Receipt
-from laconic.report.comparison import attempt_verdict, conditions, headline, limits, rows, short_recipe, unpaid, verdict
+from laconic.report.comparison import attempt_verdict, conditions, headline, limits, rows, score_of, short_recipe, unpaid, verdict
 
 
 def change(receipt: Receipt, quantity: str) -> str:
@@ -115,3 +115,14 @@ def test_a_layer_whose_time_stayed_is_named_with_both_ratios(receipt):
 def test_a_layer_pays_when_half_of_what_went_shows_in_its_time(macs, seconds, pays):
     layer = Layer("conv", "conv2d", 9, 9, 9, 100, macs, 36, 36, seconds_before=1.0, seconds_after=seconds)
     assert layer.pays is pays
+
+
+def test_outputs_that_are_scored_against_the_networks_own_have_cosines_in_place_of_accuracies(receipt):
+    before, after = (
+        replace(side, accuracy=cosine, lowest_cosine=cosine - 0.1) for side, cosine in ((receipt.before, 1.0), (receipt.after, 0.9876))
+    )
+    found = {row.quantity: (row.before, row.after) for row in rows(replace(receipt, before=before, after=after))}
+    assert found["cosine with the network's own outputs"] == ("1.0000", "0.9876")
+    assert found["its lowest"] == ("0.9000", "0.8876")
+    assert "accuracy, top-1" not in found
+    assert score_of(after) == "cosine 0.9876"

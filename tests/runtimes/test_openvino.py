@@ -1,6 +1,7 @@
 """OpenVINO: files that hold integers, executed with integers, which compute what the program computes."""
 
 import os
+import re
 from functools import cache
 
 import numpy as np
@@ -100,6 +101,16 @@ def test_threads_are_those_that_were_asked_for(exported):
         assert compiled.get_property("NUM_STREAMS") == 1
 
 
+def test_inputs_of_the_first_shape_and_all_others_are_executed_by_a_network_each_which_compute_the_same(exported):
+    _, example, file = exported("residual", (8, 8))
+    session, inputs = openvino.load(file.path), example[0].numpy()
+    outputs = {size: session(inputs[np.arange(size) % 2]) for size in (1, 2, 5, 1)}
+    for size, rows in outputs.items():
+        np.testing.assert_allclose(rows, outputs[2][np.arange(size) % 2], atol=0.02 * np.abs(rows).max())
+    compiled = [openvino._compiled(session._network, 1, shapes) for shapes in (((1, *inputs.shape[1:]),), None)]
+    assert [network.inputs[0].partial_shape.is_static for network in compiled] == [True, False]
+
+
 def test_outputs_of_one_call_stay_as_they_are_in_the_next(exported):
     _, example, file = exported("residual")
     session, inputs = openvino.load(file.path), example[0].numpy()
@@ -142,6 +153,32 @@ def test_bounds_of_narrow_activations_are_part_of_the_layer_before(exported):
     assert not {"Conv", "Gemm", "Add"} & {made[node.input[0]].op_type for node in codes if node.input[0] in made}
     assert len(clipped) > len(codes)
     assert narrow.kernels == {**wide.kernels, "Eltwise u8": len(codes)}
+
+
+class ClassToken(nn.Module):
+    """Two convolutions with large biases, and a token before their positions that is repeated for every example."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        self.token, self.head = nn.Parameter(torch.randn(1, 1, 8)), nn.Linear(8, 5)
+        for convolution in (self.stem[0], self.stem[2]):
+            nn.init.uniform_(convolution.bias, 1.0, 2.0)
+
+    def forward(self, x):
+        positions = self.stem(x).flatten(2).transpose(1, 2)
+        return self.head(torch.cat([self.token.expand(x.shape[0], -1, -1), positions], 1).mean(1))
+
+
+def test_biases_are_added_where_a_token_is_repeated_for_every_example(tmp_path):
+    torch.manual_seed(0)
+    example = (torch.randn(3, 3, 9, 9),)
+    program = quantize(capture(ClassToken().eval(), example), example)
+    file = openvino.export(program, example, tmp_path / "file.onnx")
+    assert file.difference < 0.02
+    for size in (1, 2, 7):
+        inputs = example[0].numpy()[np.arange(size) % 3]
+        np.testing.assert_allclose(openvino.load(file.path)(inputs), onnxruntime.load(file.path)(inputs), atol=0.05)
 
 
 @pytest.mark.parametrize(("bits", "kind"), [((4, 4), TensorProto.INT4), ((8, 8), TensorProto.INT8)], ids=str)
@@ -224,16 +261,22 @@ def test_a_missing_file_is_refused(tmp_path):
         openvino.load(tmp_path / "nothing.onnx")
 
 
-def test_inputs_that_do_not_fit_are_refused(exported):
-    session = openvino.load(exported("residual")[2].path)
-    with pytest.raises(LaconicError, match=r"the network takes x: .*float32.*, but got float32 \(2, 5, 8, 8\)"):
-        session(np.zeros((2, 5, 8, 8), np.float32))
+@pytest.mark.parametrize("first", [True, False], ids=["first", "later"])
+@pytest.mark.parametrize("shape", [(2, 5, 8, 8), (2, 3, 10, 10), (2, 3, 8)], ids=str)
+def test_inputs_that_do_not_fit_are_refused(shape, first, exported):
+    _, example, file = exported("residual")
+    session = openvino.load(file.path)
+    if not first:
+        session(example[0].numpy())
+    with pytest.raises(LaconicError, match=rf"the network takes x: .*float32.*, but got float32 {re.escape(str(shape))}"):
+        session(np.zeros(shape, np.float32))
+    assert session(example[0].numpy()).shape == (2, 5)
 
 
 def test_a_file_that_computes_something_else_is_refused_and_not_left_behind(tmp_path, monkeypatch):
     program, example = captured("residual")
     quantize(program, example)
-    monkeypatch.setattr(openvino.Session, "__call__", lambda self, *inputs: np.zeros((2, 5), np.float32))
+    monkeypatch.setattr(openvino.Session, "__call__", lambda self, *inputs: np.zeros((len(inputs[0]), 5), np.float32))
     with pytest.raises(LaconicError, match="outputs differ from the program's by 1 of their size"):
         openvino.export(program, example, tmp_path / "file.onnx")
     assert not list(tmp_path.iterdir())

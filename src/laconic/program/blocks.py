@@ -59,16 +59,30 @@ def only_for(program: Program, block: Block) -> list[fx.Node]:
     return [node for node in program.graph.nodes if node not in needed and node.op not in ("output", "placeholder")]
 
 
-def _stretches(program: Program, readers: dict[fx.Node, str]) -> Iterator[Block]:
-    trunk = _trunk(program)
+def pieces(program: Program) -> list[tuple[fx.Node, fx.Node]]:
+    """Cut the trunk before every layer: return the node whose value each piece takes, and the node whose value it gives.
+
+    The layers of a residual block are in one piece with their sum, a layer of the trunk alone with what follows it up to the next. What
+    comes behind the last node of the trunk, as where a network has several outputs, is in no piece.
+    """
+    readers = {node for weight in weights(program) for node in weight.readers}
+    trunk, found = _trunk(program), list[tuple[fx.Node, fx.Node]]()
+    if not trunk:
+        return []
     start, passed = trunk[0], list[fx.Node]()
     for before, after in pairwise(trunk):
         part = _between(program, before, after)
-        if any(node in readers for node in passed) and any(node in readers for node in part):
-            if _same_shape(start, before):
-                yield _block(program, start, before, readers)
+        if readers.intersection(passed) and readers.intersection(part):
+            found.append((start, before))
             start, passed = before, []
         passed += part
+    return [*found, (start, trunk[-1])] if passed else found
+
+
+def _stretches(program: Program, readers: dict[fx.Node, str]) -> Iterator[Block]:
+    for start, end in pieces(program)[:-1]:
+        if _same_shape(start, end):
+            yield _block(program, start, end, readers)
 
 
 def _branches(program: Program, readers: dict[fx.Node, str]) -> Iterator[Block]:

@@ -84,7 +84,11 @@ def rest(program: Program, node: fx.Node, values: Mapping[fx.Node, Any], changes
     return interpreter.env[nodes[-1]]
 
 
-def side_by_side(program: Program, whole: Program, inputs: Tensor) -> Iterator[tuple[fx.Node, dict[fx.Node, Any], Tensor | None]]:
+Stop: TypeAlias = tuple[fx.Node, dict[fx.Node, Any], Tensor | None]
+"""A node that a run has come to, the values that it and later nodes need, and what another program computes there."""
+
+
+def side_by_side(program: Program, whole: Program, inputs: Tensor) -> Iterator[Stop]:
     """Run a program beside the one that it was made from, whose nodes have the same names.
 
     Stops before each node of `program` as `stepwise` does: yields the node, the values, and what `whole` computes there, if anything.
@@ -101,6 +105,39 @@ def side_by_side(program: Program, whole: Program, inputs: Tensor) -> Iterator[t
             position, values = next(steps)
             reference = values.get(wanted)
         yield node, own, reference
+
+
+class Piece(fx.Interpreter):
+    """Runs what lies between two values of a program, by itself."""
+
+    def __init__(self, program: Program, start: str, end: str) -> None:
+        """Take a program, the name of the node whose value is given, and of the one whose value is wanted.
+
+        Raises:
+            ValueError: `end` needs other values of the run than that of `start`.
+        """
+        super().__init__(program)
+        by_name = {node.name: node for node in program.graph.nodes}
+        self._start, self._end = by_name[start], by_name[end]
+        inside, left = set[fx.Node](), [self._end]
+        while left:
+            node = left.pop()
+            if node is not self._start and node not in inside:
+                inside.add(node)
+                left += node.all_input_nodes
+        if any(node.op == "placeholder" for node in inside):
+            raise ValueError(f"{end} is not computed from {start} alone")
+        self.nodes = [node for node in program.graph.nodes if node in inside]
+
+    def __call__(self, value: Tensor) -> Any:
+        """Return the value of the end for a value of the start, the program being as it stands."""
+        self.env = {self._start: value}
+        for node in self.nodes:
+            self.env[node] = self.run_node(node)
+            for dead in self.user_to_last_uses.get(node, []):
+                self.env.pop(dead, None)
+        result, self.env = self.env[self._end], {}
+        return result
 
 
 def examples_at_once(program: Program) -> int:

@@ -9,6 +9,7 @@ kept, every iteration is on all of them, and the outputs of a layer are independ
 nearest. Beyond the paper, single weights are turned afterwards, the one that gains most first, for as long as one gains.
 """
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,7 +20,7 @@ from laconic.numeric.rounding import broadcast, levels
 from laconic.program import Program, Uniform, Weight, read
 from laconic.program.fold import assign
 from laconic.program.layers import Layer, layer_at
-from laconic.program.observe import examples_at_once, side_by_side
+from laconic.program.observe import Stop, examples_at_once, side_by_side
 from laconic.program.represent import representations
 from laconic.quantize.correct import give_biases
 from laconic.train.progress import bar
@@ -121,7 +122,15 @@ class _Moments:
 
 
 @torch.no_grad()
-def round_layers(program: Program, whole: Program, chosen: list[Weight], context: Context, iterations: int, biases: bool) -> list[str]:
+def round_layers(
+    program: Program,
+    whole: Program,
+    chosen: list[Weight],
+    context: Context,
+    iterations: int,
+    biases: bool,
+    on_the_way: Callable[[Iterator[Stop]], Iterator[Stop]] = iter,
+) -> list[str]:
     """Learn the rounding of quantized weights, layer by layer in network order, each behind the layers before it as they are by then.
 
     Args:
@@ -131,6 +140,7 @@ def round_layers(program: Program, whole: Program, chosen: list[Weight], context
         context: gives calibration inputs, and randomness for which of their positions are taken.
         iterations: per layer.
         biases: whether biases take what the mean output has shifted by.
+        on_the_way: what else is done at the stops of the run.
 
     Returns:
         The weights whose rounding was not learned, because several layers or none of `program.layers` read them.
@@ -141,7 +151,7 @@ def round_layers(program: Program, whole: Program, chosen: list[Weight], context
     inputs, generator = torch.cat(list(context.calibration()))[: examples_at_once(program)], context.generator()
     done = set[str]()
     with bar("rounding", 0, len(nodes)) as tell:
-        for node, values, reference in side_by_side(program.eval(), whole.eval(), inputs):
+        for node, values, reference in on_the_way(side_by_side(program.eval(), whole.eval(), inputs)):
             layer = layer_at(node) if node in nodes else None
             if layer is not None and reference is not None:
                 measured = _measured(layer, values[layer.source], reference, generator)

@@ -26,7 +26,7 @@ from laconic.quantize.grids import KINDS, Widths, points_of
 from laconic.quantize.in_time import Timed, float_in_time
 from laconic.quantize.placement import Sites, points_read
 from laconic.quantize.sensitivity import Allotment, Losses, output_noise, outputs_together, relative_error, run
-from laconic.quantize.static import Bits, Calibrated, Static
+from laconic.quantize.static import Bits, Calibrated, Rounding, Static
 from laconic.step import step
 
 Choice: TypeAlias = Annotated[tuple[Bits, ...], Field(min_length=1), AfterValidator(lambda widths: tuple(sorted(set(widths))))]
@@ -50,7 +50,7 @@ class Mixed(Calibrated):
     sensitivity: Literal["noise", "curvature"] = "noise"  # what a width costs: measured at the output, or by the curvature of the loss
     examples: Annotated[int, Field(ge=1)] = 64  # calibration inputs that it is measured on
     weight_ranges: Literal["min-max", "mean-square"] = "mean-square"
-    rounding: Literal["nearest", "layer"] = "layer"  # of weights: to the nearest level, or learned layer by layer
+    rounding: Rounding = "layer"  # of weights: to the nearest level, or learned layer by layer, or then again block by block
 
     @model_validator(mode="after")
     def _one_budget(self) -> Self:
@@ -94,7 +94,7 @@ class Mixed(Calibrated):
             return Static(**{**settings, **quick, "exclude": exclude})(clone(program), journal)
 
         def timed(whole: tuple[str, ...]) -> Program:
-            return quantized(whole, replace(context, notes=[]), rounding="nearest", equalization=False, tuning_epochs=0)
+            return quantized(whole, replace(context, notes=[]), rounding="nearest", fisher=None, equalization=False, tuning_epochs=0)
 
         folded, latency, profiler = clone(program), context.timer(), context.profiler()
         fold_batch_norm(folded)

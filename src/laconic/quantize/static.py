@@ -22,10 +22,12 @@ from laconic.numeric.rounding import mean_square_scale, per_channel, symmetric_s
 from laconic.numeric.spread import Spread
 from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, weights
 from laconic.program.represent import edges
+from laconic.quantize.block_reconstruction import Blocks
 from laconic.quantize.calibrate import Ranges, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.data_free import assumed_histograms, correct_by_means, norm_spreads, value_spreads
 from laconic.quantize.equalize import equalize
+from laconic.quantize.fisher import Fisher
 from laconic.quantize.grids import KINDS, Widths, even_widths, points_of, put_grids
 from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.noise import keep_in_float, outputs, signal_to_noise
@@ -34,6 +36,7 @@ from laconic.quantize.tune_outputs import tune_outputs
 from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step, step_name
 
+Rounding: TypeAlias = Literal["nearest", "layer", "block"]
 Bits: TypeAlias = Annotated[int, Field(ge=2, le=8)]
 
 _CORRECTION_BYTES = 256 * 2**20  # of the largest activation while biases are corrected
@@ -51,8 +54,9 @@ class Calibrated(ABC):
     percentile: Annotated[float, Field(gt=0.5, lt=1)] = 0.9999  # share of values inside the range; only for ranges: percentile
     bias_correction: bool = True
     equalization: Literal["auto"] | bool = False  # rescale channels between layers to use grids evenly; auto: where measured to help
-    rounding: Literal["nearest", "layer"] = "nearest"  # of weights: to the nearest level, or learned layer by layer
-    iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer
+    rounding: Rounding = "nearest"  # of weights: to the nearest level, or learned layer by layer, or then again block by block
+    iterations: Annotated[int, Field(ge=1)] = 300  # of learning, per layer and per block
+    fisher: Fisher | None = None  # whose derivatives weigh errors, only for rounding: block; none: all weigh the same
     signal_to_noise: Annotated[float, Field(gt=0)] | None = None  # dB of the outputs to reach; activations in the way of it stay float
     smoothing: Annotated[float, Field(ge=0, le=1)] | None = None  # share of the channels' unevenness that linear layers' weights take over
     tuning_epochs: Annotated[int, Field(ge=0)] = 0  # of learning scales and biases on the network's outputs for calibration inputs
@@ -68,6 +72,8 @@ class Calibrated(ABC):
             raise ValueError(f"{' and '.join(wants)} needs calibration inputs; calibration: statistics has none")
         if self.input_range is not None and not self.input_range[0] < self.input_range[1]:
             raise ValueError(f"input_range is the lowest and the highest number, in this order; got {list(self.input_range)}")
+        if self.fisher is not None and self.rounding != "block":
+            raise ValueError(f"fisher weighs the errors of blocks: it needs rounding: block; got rounding: {self.rounding}")
         return self
 
     @property
@@ -101,19 +107,18 @@ class Calibrated(ABC):
         original = clone(program)
         self._quantize(program, chosen, batches, context)
         context.note(f"{len(folded)} batch norms folded")
-        if self.rounding != "nearest":
-            self._learn(program, original, chosen, context)
+        biased = chosen if self.rounding == "nearest" else self._learn(program, original, chosen, context)
         if self.signal_to_noise is not None:
             program = self._within_noise(program, original, chosen, batches, context)
-        elif self.bias_correction:
-            self._correct(program, original, chosen, batches, context)
+        elif self.bias_correction and biased:
+            self._correct(program, original, biased, batches, context)
         if self.tuning_epochs:
             self._tune(program, original, chosen, torch.cat(batches), context)
         return program
 
     def _equalization_helps(self, program: Program, batches: list[Tensor], context: Context) -> bool:
         """Say whether equalization adds to the signal to noise of the outputs on the calibration inputs, rounded to nearest."""
-        nearest = replace(self, equalization=False, rounding="nearest", tuning_epochs=0, signal_to_noise=None)
+        nearest = replace(self, equalization=False, rounding="nearest", fisher=None, tuning_epochs=0, signal_to_noise=None)
         tried = [replace(nearest, equalization=on)(clone(program), replace(context, notes=[])) for on in (False, True)]
         wanted = outputs(program, batches)
         plain, equalized = (signal_to_noise(wanted, outputs(each, batches)) for each in tried)
@@ -154,9 +159,20 @@ class Calibrated(ABC):
         scale = scale if axis is not None else scale[0]
         return Uniform(scale, torch.zeros_like(scale), bits, signed=True, axis=axis)
 
-    def _learn(self, program: Program, original: Program, chosen: list[Weight], context: Context) -> None:
-        left = round_layers(program, original, chosen, context, self.iterations, self.bias_correction)
+    def _learn(self, program: Program, original: Program, chosen: list[Weight], context: Context) -> list[Weight]:
+        """Learn the rounding; returns the weights whose layers' biases have not been learned with it."""
+        names = {weight.name for weight in chosen}
+        placed = [weight for weight in weights(program) if weight.name in names]
+        blocks = Blocks(program, original, placed, context, self.iterations, self.fisher) if self.rounding == "block" else None
+        on_the_way = blocks.learned_on_the_way if blocks else iter
+        left = round_layers(program, original, chosen, context, self.iterations, self.bias_correction, on_the_way)
         context.note(f"rounding learned for {len(chosen) - len(left)} weights" + (f", not for {', '.join(left)}" if left else ""))
+        if blocks is None:
+            return chosen
+        as_before = f", not those of {', '.join(block[0] for block in blocks.left)}" if blocks.left else ""
+        context.note(f"{len(blocks.nearer)} blocks reconstructed{as_before}")
+        learned = {name for block in blocks.nearer for name in block}
+        return [weight for weight in chosen if weight.name not in learned]
 
     def _correct(self, program: Program, original: Program, chosen: list[Weight], batches: list[Tensor], context: Context) -> None:
         layers = {node.name: (-1 if weight.kind == "linear" else 1) for weight in chosen for node in weight.readers}

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from laconic.receipt import Attempt, Budget, Receipt
+from laconic.receipt import Attempt, Budget, Measurement, Receipt
 from laconic.report.units import (
     bytes_text,
     count_text,
@@ -140,6 +140,11 @@ def _brief(setting: Any) -> str:
 def _amount(quantity: str, before: float, after: float, text: Callable[[float], str], words: tuple[str, str]) -> Row:
     """Return the row of something of which less is better."""
     return Row(quantity, text(before), text(after), ratio_text(before / after, *words) if after and before else "-")
+
+
+def score_of(side: Measurement) -> str:
+    """Return accuracy, or the cosine where outputs are scored against the float network's."""
+    return percent_text(side.accuracy) if side.lowest_cosine is None else f"cosine {side.accuracy:.4f}"
 
 
 def _score(receipt: Receipt) -> tuple[Row, ...]:

@@ -6,8 +6,8 @@ from rich.table import Table
 from rich.text import Text
 
 from laconic.receipt import Receipt
-from laconic.report.comparison import attempt_verdict, conditions, limits, rows, short_recipe, subject, verdict
-from laconic.report.units import bytes_text, faster_text, gain_text, milliseconds_text, percent_text, ratio_text
+from laconic.report.comparison import attempt_verdict, conditions, limits, rows, score_of, short_recipe, subject, verdict
+from laconic.report.units import bytes_text, faster_text, gain_text, milliseconds_text, ratio_text
 
 _GOOD, _BAD = "green", "red"
 _README = ("record", "network", "data", "recipe", "file", "latency, batch 1", "accuracy", "runtime")
@@ -65,7 +65,7 @@ def _record(name: str, receipt: Receipt) -> tuple[str, ...]:
         short_recipe(receipt.recipe),
         _changed(bytes_text(before.file_bytes), bytes_text(after.file_bytes), ratio_text(ratios.smaller, "smaller", "larger")),
         _changed(slow, fast, faster_text(ratios.faster)),
-        _changed(percent_text(before.accuracy), percent_text(after.accuracy), gain_text(-receipt.drop_points)),
+        _changed(score_of(before), score_of(after), gain_text(-receipt.drop_points)),
         conditions(receipt),
     )
 

@@ -7,8 +7,9 @@ What the file becomes is checked in the network as OpenVINO compiled it, which t
 
 from collections import Counter, defaultdict
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +19,7 @@ from laconic.files import whole_file
 from laconic.runtimes import onnx_profile
 from laconic.runtimes.onnx_export import OPSET_OF_NARROW, Exported, check, to_onnx
 from laconic.runtimes.onnx_graph import Counts, count, fits_4_bits, fuse_padding, make_compact, store_in_4_bits
-from laconic.runtimes.openvino_graph import clip_before_quantizing, drop_zero_points, store_unsigned_4_bits
+from laconic.runtimes.openvino_graph import clip_before_quantizing, count_examples_by_size, drop_zero_points, store_unsigned_4_bits
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -35,6 +36,7 @@ KEEPS = (
 SUFFIX = ".onnx"
 __all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Counts", "Exported", "Session", "count", "export", "load", "version"]
 
+_Shapes: TypeAlias = tuple[tuple[int, ...], ...]
 _MULTIPLY = ("Convolution", "Deconvolution", "FullyConnected", "MatMul")
 _WHOLE_NUMBERS = ("u8", "i8", "u4", "i4")
 _MEMORY = ("Const", "Input", "Output", "Reorder")  # of the compiled network's entries: no operation of the file
@@ -77,6 +79,7 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     narrow = any(fits_4_bits(read(lowered.program, name).numpy()) for name in lowered.integer_weights)
     model = to_onnx(lowered.program, example, OPSET_OF_NARROW)
     fuse_padding(model.graph)
+    count_examples_by_size(model.graph)
     clip_before_quantizing(model.graph)
     store_unsigned_4_bits(model.graph, lowered.narrow_weights)
     drop_zero_points(model.graph)
@@ -86,7 +89,9 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     with whole_file(path) as temporary:
         temporary.write_bytes(model.SerializeToString())
         session = Session(temporary)
-        outputs, kernels = session(*[tensor.numpy() for tensor in example]), session.kernels()
+        inputs, kernels = [tensor.numpy() for tensor in example], session.kernels()
+        one, whole = session(*[array[:1] for array in inputs]), session(*inputs)  # compiled for one alone, and for any batch
+        outputs = np.concatenate([one, whole[1:]])
         integer = sum(kernels[f"{kind} {precision}"] for kind in (*_MULTIPLY, "Gather") for precision in _WHOLE_NUMBERS)
         checked = check(program, example, temporary, lowered, outputs, dict(kernels), integer, f"OpenVINO {version()}")
         return replace(checked, path=path)
@@ -102,21 +107,50 @@ def load(path: Path, threads: int = 1) -> "Session":
 
 
 class Session:
-    """A network in OpenVINO: arrays in, array out."""
+    """A network in OpenVINO: arrays in, array out.
+
+    The first inputs have a network compiled for their shapes alone: without looking at shapes between its layers, and with memory planned
+    ahead, mobilenet_v2 in int8 takes a sixth less time (measured). Inputs of all other shapes share one that takes any batch.
+    """
 
     def __init__(self, path: Path, threads: int = 1) -> None:
         if not path.is_file():
             raise LaconicError(f"there is no network at {path}")
         self.path, self.threads = path, threads
         try:
-            self.compiled = _compiled(str(path), threads)
+            self._network = _package().Core().read_model(str(path))
         except Exception as error:  # the runtime's errors share no base class
             raise LaconicError(f"OpenVINO cannot read {path}: {_last_line(error)}; the file is damaged or not a network") from None
-        self.request = self.compiled.create_infer_request()
+        self._first: tuple[_Shapes, Any] | None = None  # and what executes inputs of these shapes
 
     def __call__(self, *inputs: NDArray[Any]) -> NDArray[np.float32]:
         """Return the first output for inputs of shape `(batch, ...)`."""
-        return _run(self.request, inputs)
+        try:
+            return _run(self._request(_shapes(inputs)), inputs)
+        except LaconicError:
+            raise
+        except Exception as error:  # the runtime's errors share no base class
+            takes = ", ".join(f"{entry.any_name}: {entry.element_type} {entry.partial_shape}" for entry in self._network.inputs)
+            came = ", ".join(f"{array.dtype} {array.shape}" for array in inputs)
+            raise LaconicError(f"the network takes {takes}, but got {came}: {_last_line(error)}") from None
+
+    def _request(self, shapes: _Shapes) -> Any:
+        if self._first is None:
+            self._first = shapes, _compiled(self._network, self.threads, shapes).create_infer_request()
+        first, request = self._first
+        return request if shapes == first else self._of_any_batch
+
+    @cached_property
+    def compiled(self) -> Any:
+        """The network as compiled for any batch."""
+        try:
+            return _compiled(self._network, self.threads)
+        except Exception as error:  # the runtime's errors share no base class
+            raise LaconicError(f"OpenVINO cannot execute {self.path}: {_last_line(error)}") from None
+
+    @cached_property
+    def _of_any_batch(self) -> Any:
+        return self.compiled.create_infer_request()
 
     def kernels(self) -> Counter[str]:
         """Count what is executed, by kind of kernel and precision of what it reads: `Convolution u8`, `FullyConnected u4`."""
@@ -129,7 +163,7 @@ class Session:
         among themselves, not with a latency.
         """
         network, layers = self._marked()
-        request = _compiled(network, self.threads, PERF_COUNT=True).create_infer_request()
+        request = _compiled(network, self.threads, _shapes(inputs), PERF_COUNT=True).create_infer_request()
         spent = defaultdict[str, list[float]](list)
         for _ in range(calls):
             _run(request, inputs)
@@ -144,26 +178,31 @@ class Session:
         ran = [entry for entry in _entries(_compiled(network, self.threads)) if _told(entry, "layerType") in _MULTIPLY]
         return onnx_profile.multiplying([(entry.get_friendly_name(), _kernel(entry)) for entry in ran], layers)
 
-    def _marked(self) -> tuple[bytes, list[str]]:
+    def _marked(self) -> tuple[Any, list[str]]:
         import onnx
 
         model = onnx.load(self.path)
         layers = onnx_profile.mark(model)
-        return model.SerializeToString(), layers
+        return _package().Core().read_model(model.SerializeToString()), layers
 
 
-def _compiled(network: str | bytes, threads: int, **more: Any) -> Any:
-    core = _package().Core()
-    return core.compile_model(core.read_model(network), "CPU", {**_SETTINGS, "INFERENCE_NUM_THREADS": threads, **more})
+def _shapes(inputs: tuple[NDArray[Any], ...]) -> _Shapes:
+    return tuple(array.shape for array in inputs)
+
+
+def _compiled(network: Any, threads: int, shapes: _Shapes | None = None, **more: Any) -> Any:
+    """Compile a network for any batch, or for inputs of these shapes only."""
+    if shapes is not None:
+        fixed = [_package().PartialShape(list(shape)) for shape in shapes]
+        if not all(entry.partial_shape.compatible(shape) for entry, shape in zip(network.inputs, fixed, strict=True)):
+            raise ValueError("they are of another shape")
+        network = network.clone()
+        network.reshape(dict(enumerate(fixed)))
+    return _package().Core().compile_model(network, "CPU", {**_SETTINGS, "INFERENCE_NUM_THREADS": threads, **more})
 
 
 def _run(request: Any, inputs: tuple[NDArray[Any], ...]) -> NDArray[np.float32]:
-    try:
-        request.infer(list(inputs), share_inputs=True)
-    except Exception as error:  # the runtime's errors share no base class
-        takes = ", ".join(f"{entry.any_name}: {entry.element_type} {entry.partial_shape}" for entry in request.model_inputs)
-        came = ", ".join(f"{array.dtype} {array.shape}" for array in inputs)
-        raise LaconicError(f"the network takes {takes}, but got {came}: {_last_line(error)}") from None
+    request.infer(list(inputs), share_inputs=True)
     output: NDArray[np.float32] = request.get_output_tensor(0).data.copy()
     return output
 

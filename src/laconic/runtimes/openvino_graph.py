@@ -39,6 +39,27 @@ def clip_before_quantizing(graph: "onnx.GraphProto") -> None:
     drop_unread(graph)
 
 
+def count_examples_by_size(graph: "onnx.GraphProto") -> None:
+    """Compute the number of examples, which a class token is repeated for, from the input's size in place of reading its shape.
+
+    Read as a shape, OpenVINO (2026.4) takes it from what the first convolution computes before its bias is added. That value then has two
+    readers, and the addition of the bias, left on its own before a quantizer, is lost.
+    """
+    from onnx import helper, numpy_helper
+
+    shapes = {value.name: [dimension.dim_value for dimension in value.type.tensor_type.shape.dim] for value in graph.input}
+    for node in [node for node in graph.node if node.op_type == "Shape" and node.input[0] in shapes]:
+        bounds = {attribute.name: attribute.i for attribute in node.attribute}
+        entries, name = int(np.prod(shapes[node.input[0]][1:])), node.output[0]
+        if (bounds.get("start", 0), bounds.get("end")) != (0, 1) or not entries:  # 0: another axis is of any size too
+            continue
+        graph.initializer.append(numpy_helper.from_array(np.array([entries], np.int64), f"{name}_per_example"))
+        place = list(graph.node).index(node)
+        graph.node.insert(place, helper.make_node("Div", [f"{name}_size", f"{name}_per_example"], [name]))
+        graph.node.insert(place, helper.make_node("Size", [node.input[0]], [f"{name}_size"]))
+        graph.node.remove(node)
+
+
 def store_unsigned_4_bits(graph: "onnx.GraphProto", names: Iterable[str]) -> None:
     """Store codes, and their zero points, as unsigned 4-bit integers, two to the byte; signed ones are counted from 8 then.
 
