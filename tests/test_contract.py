@@ -39,6 +39,7 @@ SETTINGS = {
     "prune.Filters": {"ratio": 0.3},
     "prune.Heads": {"ratio": 0.5},
     "prune.Layers": {"training": Training(epochs=2, batch=32, learning_rate=0.02, autocast="off")},
+    "quantize.EntropyPenalized": {"epochs": 1, "autocast": "off"},
     "quantize.Training": {"epochs": 1, "autocast": "off"},
     "tune.FineTune": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
 }
@@ -50,6 +51,7 @@ OTHER_SETTINGS = {
     "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
+    "quantize.EntropyPenalized": {"price": 1e-5, "spacing": 0.5, "alpha": 0.5, "epochs": 2, "exclude": ("head",)},
     "quantize.Mixed": {
         "weight_bits": (3, 5, 8),
         "activation_bits": (4, 8),
@@ -65,6 +67,8 @@ OTHER_SETTINGS = {
 
 # The second of the pair has nothing to do, and must say so
 REFUSED = {
+    *(("quantize.EntropyPenalized", name) for name in STEPS if name.startswith("quantize.")),
+    *((name, "quantize.EntropyPenalized") for name in STEPS if name.startswith("quantize.")),
     ("quantize.Mixed", "quantize.Mixed"),
     ("quantize.Mixed", "quantize.Static"),
     ("quantize.Mixed", "quantize.WeightOnly"),
