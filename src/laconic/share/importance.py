@@ -23,18 +23,23 @@ def importance(program: Program, names: list[str], inputs: Tensor, generator: to
         names: of the tensors.
         inputs: calibration inputs, (examples, ...).
         generator: draws the labels.
+
+    Returns:
+        One tensor for each name; what the network does not learn by derivatives has the same importance everywhere.
     """
     stored = [stored_tensor(program.eval(), name) for name in names]
-    found = [torch.zeros_like(tensor, dtype=torch.float64) for tensor in stored]
+    learned = [tensor for tensor in stored if tensor.requires_grad]
+    found = {tensor: torch.zeros_like(tensor, dtype=torch.float64, requires_grad=False) for tensor in stored}
     for example in inputs.split(1):
         with torch.enable_grad():
             output = program(example)
             logits = output[0] if isinstance(output, tuple) else output
             chances = logits.float().log_softmax(-1).flatten(0, -2)
         labels = torch.multinomial(chances.detach().exp().cpu(), 1, generator=generator).to(chances.device)
-        slopes = torch.autograd.grad(chances.gather(1, labels).sum(), stored)
-        for total, slope in zip(found, slopes, strict=True):
-            total += slope.double().square() / len(inputs)
-    mean = sum(float(each.sum()) for each in found) / sum(each.numel() for each in found)
+        slopes = torch.autograd.grad(chances.gather(1, labels).sum(), learned, allow_unused=True) if chances.requires_grad else ()
+        for tensor, slope in zip(learned, slopes, strict=False):
+            if slope is not None:
+                found[tensor] += slope.double().square() / len(inputs)
+    mean = sum(float(each.sum()) for each in found.values()) / sum(each.numel() for each in found.values())
     least = max(_LEAST * mean, torch.finfo(torch.float32).tiny)
-    return [each.detach() + least for each in found]
+    return [found[tensor] + least for tensor in stored]

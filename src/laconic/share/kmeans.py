@@ -7,6 +7,7 @@ entropy: Y. Choi, M. El-Khamy, J. Lee, "Towards the Limit of Network Quantizatio
 each layer as what is chosen.
 """
 
+from math import ceil
 from typing import Annotated, ClassVar, Literal, Self
 
 import torch
@@ -25,7 +26,7 @@ from laconic.step import Patterns, step
 from laconic.train import Training
 
 _CODES = 32  # where neither a number nor a budget is given
-_MOST = 256  # where a budget is
+_MOST, _MORE_BITS = 256, 3  # where a budget is: codes of a weight, and bits above the average
 
 
 @step
@@ -82,10 +83,14 @@ class KMeans:
         return program
 
     def _clustered(self, program: Program, chosen: list[Weight], context: Context) -> list[Clustered]:
-        most = _MOST if self.bits_per_weight is not None else self.codes or _CODES
+        most = self.codes or _CODES
+        if self.bits_per_weight is not None:
+            most = min(_MOST, 2 ** ceil(self.bits_per_weight + _MORE_BITS))
         size = self.group_size if self.granularity == "group" else None
         matters: list[Tensor | None] = [None] * len(chosen)
         if self.importance == "fisher":
+            if context.splits.validation.vectors:
+                raise NotApplicableError("importance: fisher is of networks that score classes, not vectors; leave it out")
             inputs = torch.cat(list(context.calibration()))
             matters = [*importance(program, [weight.name for weight in chosen], inputs, context.generator())]
         keeps = [kept(representations(program, weight.name)) for weight in chosen]
