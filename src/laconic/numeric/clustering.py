@@ -1,7 +1,7 @@
 """Optimal clustering of numbers: the k centres of least squared distance, for every k at once, by dynamic programming.
 
-Source: H. Wang, M. Song, "Ckmeans.1d.dp: Optimal k-means Clustering in One Dimension by Dynamic Programming", The R Journal 3/2, 2011,
-eq. 1; weighted and by divide and conquer, O(k n log n), as in M. Song, H. Zhong, "Efficient weighted univariate clustering maps
+Source: H. Wang, M. Song, "Ckmeans.1d.dp: Optimal k-means Clustering in One Dimension by Dynamic Programming", The R Journal 3/2, 2011;
+weighted, and by divide and conquer, O(k n log n), as in M. Song, H. Zhong, "Efficient weighted univariate clustering maps
 outstanding dysregulated genomic zones in human cancers", Bioinformatics 36, 2020. Here all middles of a level of the recursion are
 solved at once, as arrays.
 

@@ -2,8 +2,8 @@
 
 Source: J. Martens, "New Insights and Perspectives on the Natural Gradient Method", Journal of Machine Learning Research 21, 2020,
 section 5: the mean square, over examples, of the derivatives of the log-likelihood of labels that are drawn from the network's own answers.
-Weighing the squared error of each weight with it is due to Y. Choi, M. El-Khamy, J. Lee, "Towards the Limit of Network Quantization",
-ICLR 2017, eq. 5 (who take the Hessian's diagonal, which it estimates).
+The squared error of each weight is weighed with it, as by Y. Choi, M. El-Khamy, J. Lee, "Towards the Limit of Network Quantization",
+ICLR 2017, who take the Hessian's diagonal, which this estimates.
 """
 
 import torch

@@ -1,10 +1,10 @@
 """Weight sharing: few different values in each weight, the optimal ones, which can then be trained.
 
 Source: S. Han, H. Mao, W. Dally, "Deep Compression: Compressing Deep Neural Networks with Pruning, Trained Quantization and Huffman
-Coding", ICLR 2016, section 3 (k-means in each layer; centroids trained with the sum of the gradients of their weights); the clustering is
-the optimal one (H. Wang, M. Song, The R Journal 3/2, 2011) in place of Lloyd's from chosen starts. Numbers of codes for a budget of
-entropy: Y. Choi, M. El-Khamy, J. Lee, "Towards the Limit of Network Quantization", ICLR 2017, section 5, with the number of codes of
-each layer as what is chosen.
+Coding", ICLR 2016, section 3: k-means in each layer, and centroids trained by the sum of the gradients of their weights. The clustering is
+the optimal one (H. Wang, M. Song, "Ckmeans.1d.dp", The R Journal 3/2, 2011) in place of Lloyd's from chosen starts. Errors weighed by
+the curvature of the loss, and entropy as the rate, are from Y. Choi, M. El-Khamy, J. Lee, "Towards the Limit of Network Quantization",
+ICLR 2017; here the rate is met by the number of codes of each weight, all chosen together, exactly.
 """
 
 from math import ceil
@@ -26,7 +26,7 @@ from laconic.step import Patterns, step
 from laconic.train import Training
 
 _CODES = 32  # where neither a number nor a budget is given
-_MOST, _MORE_BITS = 256, 3  # where a budget is: codes of a weight, and bits above the average
+_MOST, _MORE_BITS = 256, 4  # where a budget is: codes of a weight, and bits above the average
 
 
 @step
@@ -104,9 +104,7 @@ class KMeans:
 
     def _train(self, program: Program, context: Context) -> None:
         before = context.score(program.eval(), context.splits.validation)
-        training = Training(
-            self.epochs, self.batch, self.learning_rate, optimizer="adamw", weight_decay=0.0, autocast="off"
-        )  # autocast would round the centroids
+        training = Training(self.epochs, self.batch, self.learning_rate, optimizer="adamw", weight_decay=0.0, autocast="off")
         fitted = context.fit(program, training, progress="training centroids")
         after = "" if fitted.score is None else f": validation score {before:.4f} -> {fitted.score:.4f}"
         context.note(f"centroids trained for {fitted.epochs} epochs{after}")
