@@ -9,8 +9,8 @@ from torch import nn
 from laconic.context import Context
 from laconic.data import Split, Splits
 from laconic.errors import LaconicError, NotApplicableError
-from laconic.pack.file import pack_exactly
-from laconic.program import Mask, bake, capture, clone, dense_state, packed, packed_bytes, read, represent, weights
+from laconic.pack.lossless import cost, exactly
+from laconic.program import Mask, bake, capture, clone, dense_state, packed, read, represent, weights
 from laconic.program.forms import kept, quantizer_of
 from laconic.program.lower import unsupported
 from laconic.program.represent import representations, represented
@@ -21,6 +21,7 @@ from laconic.share import KMeans
 from laconic.share.importance import importance
 from laconic.train import cross_entropy
 from laconic.tune import FineTune
+from networks import captured
 
 
 def distinct(program, name):
@@ -130,10 +131,10 @@ def test_a_weight_with_one_value_is_left_as_it_is():
 
 
 def test_layers_too_small_for_a_codebook_are_left_and_named(program, context):
-    KMeans(codes=256)(program, context)
+    KMeans(codes=64)(program, context)
     assert form(program, "stem.weight") is None
     assert any("left as they are: stem.weight" in note for note in context.notes)
-    assert form(program, "head.weight").base == 256
+    assert form(program, "head.weight").base == 64
 
 
 # By rate and distortion
@@ -193,6 +194,25 @@ def test_weighed_by_importance_what_matters_is_nearer(program, context):
     assert errors[1] < errors[0]
 
 
+@pytest.mark.parametrize("kind", ["no-grad", "two-outputs", "lstm"])
+def test_importance_is_had_of_networks_of_other_kinds(kind):
+    program, [example] = captured(kind)
+    names = [weight.name for weight in weights(program)]
+    before = {name: tensor.clone() for name, tensor in program.state_dict().items()}
+    for found, name in zip(importance(program, names, example, torch.Generator().manual_seed(0)), names, strict=True):
+        assert found.shape == read(program, name).shape
+        assert (found > 0).all()
+        assert found.isfinite().all()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in program.state_dict().items())
+    assert all(parameter.grad is None for parameter in program.parameters())
+
+
+def test_importance_of_outputs_that_are_vectors_is_refused(program, context):
+    vectors = replace(context.splits.validation, labels=np.zeros((len(context.splits.validation), 10), np.float32))
+    with pytest.raises(NotApplicableError, match="score classes, not vectors"):
+        KMeans(importance="fisher")(program, replace(context, splits=replace(context.splits, validation=vectors)))
+
+
 # Errors, runtimes, files
 
 
@@ -232,16 +252,13 @@ def test_runtimes_hold_it_dense_and_it_is_said_beforehand(program, context):
     assert unsupported(program, onnxruntime.KEEPS) == ("head.weight: shared weights",)
 
 
-def test_the_lossless_file_finds_the_codebooks_by_itself(program, context):
-    KMeans(codes=16)(program, context)
-    claimed = packed_bytes(program)
-    for name, _ in list(represented(program)):
-        bake(program, name)
-    arrays = {name: tensor.numpy() for name, tensor in dense_state(program).items()}
-    done = pack_exactly(arrays, {})
-    found = {row.name: row.form for row in done.rows}
-    assert all(found[weight.name] == "table" for weight in weights(program))
-    assert len(done.data) < claimed
+def test_the_lossless_file_finds_the_codebook_by_itself(program, context):
+    KMeans(codes=16, include="left")(program, context)
+    claimed = packed(program, "left.weight").bytes
+    bake(program, "left.weight")
+    done = exactly(dense_state(program)["left.weight"].numpy())
+    assert done.form == "table"
+    assert cost(done) < claimed + 32  # what a file has beside
 
 
 def test_replacing_one_setting_checks_the_rest():
