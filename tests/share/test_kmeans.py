@@ -140,7 +140,7 @@ def test_layers_too_small_for_a_codebook_are_left_and_named(program, context):
 # By rate and distortion
 
 
-@pytest.mark.parametrize("bits", [2.0, 3.0])
+@pytest.mark.parametrize("bits", [1.8, 2.5])
 def test_a_budget_is_kept_and_beats_the_same_number_of_codes_everywhere(bits, program, context):
     values = {weight.name: weight.value.clone() for weight in weights(program)}
     made = KMeans(bits_per_weight=bits)(clone(program), context)
@@ -176,11 +176,11 @@ def test_a_budget_below_two_codes_each_is_told(program, context):
 def test_importance_is_the_mean_square_of_the_slopes_of_the_log_likelihood():
     """Of one linear layer and the softmax, the expectation over labels is p_i (1 - p_i) x_j^2."""
     program, _ = linear(torch.randn(3, 4, generator=torch.Generator().manual_seed(0)))
-    inputs = torch.randn(1, 4, generator=torch.Generator().manual_seed(1)).repeat(4000, 1)
+    inputs = torch.randn(1, 4, generator=torch.Generator().manual_seed(1)).repeat(1200, 1)
     [found] = importance(program, ["weight"], inputs, torch.Generator().manual_seed(0))
     chances = program(inputs[:1]).softmax(-1)[0].detach()
     expected = (chances * (1 - chances))[:, None] * inputs[0].square()
-    torch.testing.assert_close(found, (expected + 0.01 * expected.mean()).double(), rtol=0.1, atol=1e-4)
+    torch.testing.assert_close(found, (expected + 0.01 * expected.mean()).double(), rtol=0.15, atol=1e-3)
 
 
 def test_weighed_by_importance_what_matters_is_nearer(program, context):
