@@ -62,6 +62,14 @@ OTHER_SETTINGS = {
     "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",), "weight_bits": 4},
     "quantize.Training": {"weight_bits": 2, "activation_bits": 3, "sum_bits": 4, "wide": ("left",), "alpha": 0.5, "epochs": 2},
     "quantize.WeightOnly": {"format": "int3", "granularity": "group", "group_size": 32, "symmetric": False, "exclude": ("head",)},
+    "share.KMeans": {
+        "bits_per_weight": 3.5,
+        "granularity": "group",
+        "group_size": 8,
+        "importance": "fisher",
+        "epochs": 2,
+        "exclude": ("head",),
+    },
     "tune.FineTune": {"epochs": 2, "optimizer": "adamw", "ema": 0.9, "keep": "best"},
 }
 
@@ -84,6 +92,17 @@ REFUSED = {
     ("quantize.WeightOnly", "quantize.Static"),
     ("quantize.WeightOnly", "quantize.Training"),
     ("quantize.WeightOnly", "quantize.WeightOnly"),
+    ("quantize.EntropyPenalized", "share.KMeans"),
+    ("quantize.Mixed", "share.KMeans"),
+    ("quantize.Static", "share.KMeans"),
+    ("quantize.Training", "share.KMeans"),
+    ("quantize.WeightOnly", "share.KMeans"),
+    ("share.KMeans", "quantize.EntropyPenalized"),
+    ("share.KMeans", "quantize.Mixed"),
+    ("share.KMeans", "quantize.Static"),
+    ("share.KMeans", "quantize.Training"),
+    ("share.KMeans", "quantize.WeightOnly"),
+    ("share.KMeans", "share.KMeans"),
     ("prune.Magnitude", "prune.Magnitude"),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),
@@ -98,6 +117,7 @@ ONLY_ON = {
     "prune.Filters": {kind for kind in NETWORKS if kind != "buffers"},
     "prune.Heads": {"attention", "transformer"},
     "prune.Layers": {"attention", "transformer", "depthwise"},
+    "share.KMeans": {kind for kind in NETWORKS if kind != "buffers"},  # which is too small for a codebook
 }
 
 # Steps that take whole layers away, with all that was kept in them
