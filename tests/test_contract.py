@@ -50,6 +50,8 @@ OTHER_SETTINGS = {
     "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
+    "prune.SparseGPT": {"sparsity": 0.75, "allocation": "sensitivity", "block": 16, "damping": 0.1, "exclude": ("head",)},
+    "prune.Wanda": {"pattern": (1, 4), "include": ("left", "right")},
     "quantize.Mixed": {
         "weight_bits": (3, 5, 8),
         "activation_bits": (4, 8),
@@ -80,7 +82,8 @@ REFUSED = {
     ("quantize.WeightOnly", "quantize.Static"),
     ("quantize.WeightOnly", "quantize.Training"),
     ("quantize.WeightOnly", "quantize.WeightOnly"),
-    ("prune.Magnitude", "prune.Magnitude"),
+    *itertools.product(("prune.Magnitude", "prune.SparseGPT", "prune.Wanda"), repeat=2),
+    *((first, "prune.SparseGPT") for first in ("quantize.Mixed", "quantize.Static", "quantize.Training", "quantize.WeightOnly")),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),
     ("prune.Layers", "prune.Heads"),  # the block that went was the attention

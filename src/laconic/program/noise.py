@@ -1,5 +1,6 @@
 """What a change inside a network does to its output: the squared error, as a share of the output's square."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -41,6 +42,15 @@ def parted(inputs: Tensor, examples: int) -> tuple[Tensor, Tensor]:
     """
     count = min(examples, len(inputs) // 2)
     return (inputs[:count], inputs[count:]) if count else (inputs, inputs)
+
+
+def decibels(share: float) -> str:
+    """Say how large noise is beside what it is in.
+
+    >>> decibels(0.01), decibels(0.0)
+    ('-20.0 dB', '-inf dB')
+    """
+    return f"{10 * math.log10(share) if share else -math.inf:.1f} dB"
 
 
 def _first(outputs: Any) -> Tensor:

@@ -61,6 +61,13 @@ class Turn:
         moments, corrections = (torch.stack(each) for each in zip(*((one.moments.shrunk, one.correction()) for one in found), strict=True))
         return weight + corrections.to(weight), moments
 
+    def energies(self) -> Tensor:
+        """Return the mean square over examples and positions of each input of each group: (groups, in), float64."""
+        values = self.values[self.layer.source]
+        sums = [self.layer.rows(values[part]).double().square().sum(0) for part in _parts(self.layer, values)]
+        positions = len(values) * len(self.layer.rows(values[:1]))
+        return (torch.stack(sums).sum(0) / positions).reshape(self.layer.groups, -1)
+
 
 def layers_of(chosen: list[Weight]) -> dict[fx.Node, Layer]:
     """Return the layers of `program.layers` that alone read one of the weights, by their node."""
@@ -86,7 +93,8 @@ def in_turn(program: Program, whole: Program, chosen: list[Weight], inputs: Tens
             layer = layers[node]
             read_here = [layer.source, *added_to(node, values)]
             yield Turn(layer, dense[layer.weight], values, {each: wanted[twins[each]] for each in read_here})
-            values[layer.node.all_input_nodes[1]] = read(program, layer.weight)
+            weight = layer.node.all_input_nodes[1]
+            values[weight] = read(program, str(weight.target))  # under the name that it has by then
 
 
 def added_to(node: fx.Node, values: dict[fx.Node, Tensor]) -> list[fx.Node]:
@@ -106,8 +114,8 @@ def seen(layer: Layer, weight: Tensor, values: dict[fx.Node, Tensor], wanted: di
     """Return what the calibration inputs tell of each group of outputs; `weight` is (groups, out, in), the rest as in `Turn`."""
     groups, outputs, inputs = weight.shape
     found = [Seen(Moments.of(inputs), torch.zeros(inputs, outputs, dtype=torch.float64)) for _ in range(groups)]
-    examples, positions = len(values[layer.source]), layer.rows(values[layer.source][:1]).shape[0]
-    for part in torch.arange(examples).split(max(1, _ROWS // max(1, positions))):
+    positions = len(layer.rows(values[layer.source][:1]))
+    for part in _parts(layer, values[layer.source]):
         rows, others = (layer.rows(each[layer.source][part]) for each in (values, wanted))
         added = [layer.targets(wanted[each][part] - values[each][part]) for each in wanted if each is not layer.source]
         for group, one in enumerate(found):
@@ -116,3 +124,9 @@ def seen(layer: Layer, weight: Tensor, values: dict[fx.Node, Tensor], wanted: di
             one.moments.add(own, len(part))
             one.products += (own.T @ lack).double().cpu() / positions
     return found
+
+
+def _parts(layer: Layer, values: Tensor) -> tuple[Tensor, ...]:
+    """Return the positions of the examples, as many at once as there is memory for the rows of."""
+    parts: tuple[Tensor, ...] = torch.arange(len(values)).split(max(1, _ROWS // max(1, len(layer.rows(values[:1])))))
+    return parts

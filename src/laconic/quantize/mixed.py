@@ -18,7 +18,7 @@ from laconic.context import Context, calibration_inputs
 from laconic.measure import macs_per_node
 from laconic.numeric.allocation import Allocation
 from laconic.program import Program, Weight, clone, fold_batch_norm, weights
-from laconic.program.noise import parted, relative_error, run
+from laconic.program.noise import decibels, parted, relative_error, run
 from laconic.quantize.budget import Budget, bits_budget, bytes_budget, check_choice, entries, mac_bits_budget, widths_within
 from laconic.quantize.calibrate import grid_of, histograms_of
 from laconic.quantize.candidates import Candidates
@@ -151,7 +151,7 @@ class Mixed(Calibrated):
         return relative_error(found, wanted) if self.sensitivity == "noise" else divergence(found, wanted)
 
     def _said(self, loss: float) -> str:
-        return f"noise of {_decibels(loss)}" if self.sensitivity == "noise" else f"a divergence of {loss:.3g} nats"
+        return f"noise of {decibels(loss)}" if self.sensitivity == "noise" else f"a divergence of {loss:.3g} nats"
 
     def _candidates(self, sites: Sites, batches: list[Tensor]) -> Candidates:
         histograms = histograms_of(sites.program, list(sites.points), [(each,) for each in batches], self._ranges != "min-max")
@@ -187,15 +187,6 @@ class Mixed(Calibrated):
             points = dict.fromkeys(read[reader] for reader in weight.readers if reader in read)
             lines.append(", ".join([line, *(f"reads {of_values(point)}" for point in points)]))
         return lines + [f"no layer reads {of_values(point)}" for point in sites.points if point not in read.values()]
-
-
-def _decibels(share: float) -> str:
-    """Say how large noise is beside what it is in.
-
-    >>> _decibels(0.01), _decibels(0.0)
-    ('-20.0 dB', '-inf dB')
-    """
-    return f"{10 * math.log10(share) if share else -math.inf:.1f} dB"
 
 
 def _how_good(budget: Budget, found: Allocation) -> str:
