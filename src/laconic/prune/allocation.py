@@ -7,6 +7,7 @@ found exactly (see `numeric.allocation`).
 """
 
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -28,6 +29,7 @@ Pruner: TypeAlias = Callable[[Weight, dict[fx.Node, Any]], Callable[[int], Tenso
 
 _FINER = 2**0.5  # between the shares of weights that stay which are measured
 _STEPS = range(-3, 5)  # so many times finer or coarser than the share that is asked for
+_BETWEEN = 4  # parts that the way from one count that is measured to the next is cut into
 _EXAMPLES = 64  # calibration inputs to measure on, half of all at most
 
 
@@ -64,13 +66,27 @@ def by_sensitivity(
     entries = {weight.name: weight.value.numel() for weight in chosen}
     counts = {name: _counts(number, held[name], sparsity) for name, number in entries.items()}
     noises = _noises(program, chosen, counts, pruner, *parted(torch.cat(calibration_inputs(program, context)), _EXAMPLES))
-    zeros = of_least_noise(entries, noises, count_of(sum(entries.values()), sparsity))
+    zeros = of_least_noise(entries, {name: interpolated(of) for name, of in noises.items()}, count_of(sum(entries.values()), sparsity))
     if zeros is None:
         raise LaconicError(f"a sparsity of {sparsity:g} leaves some of {len(chosen)} layers without a weight; lower it")
     for name, number in entries.items():
         told = ", ".join(f"{decibels(noise)} at {count / number:.0%}" for count, noise in noises[name].items() if noise)
         context.note(f"{name} gets {zeros[name] / number:.1%} zeros; alone they make noise of {told}")
     return zeros
+
+
+def interpolated(noises: Mapping[int, float]) -> dict[int, float]:
+    """Return noise by zeros with counts added between those given, where its decibels are taken to rise evenly.
+
+    >>> {count: round(noise, 3) for count, noise in interpolated({0: 0.0, 40: 0.01, 80: 0.1}).items()}
+    {0: 0.0, 40: 0.01, 50: 0.018, 60: 0.032, 70: 0.056, 80: 0.1}
+    """
+    found = dict[int, float]()
+    for (low, below), (high, above) in pairwise(noises.items()):
+        found[low] = below
+        for part in range(1, _BETWEEN if below and above else 1):
+            found[low + (high - low) * part // _BETWEEN] = below ** (1 - part / _BETWEEN) * above ** (part / _BETWEEN)
+    return found | dict(noises)
 
 
 def of_least_noise(entries: Mapping[str, int], noises: Mapping[str, Mapping[int, float]], total: int) -> dict[str, int] | None:

@@ -118,13 +118,14 @@ class Calibrated(ABC):
     def _prune(self, program: Program, turn: Turn, held: Tensor, count: int) -> Tensor:
         """Prune the weight of the layer whose turn it is, and hold its zeros; returns where they are."""
         found, name, shape = self._pruner(turn, held)(count), turn.layer.weight, turn.dense.shape
+        zeroed = found.zeroed.reshape(shape)
         if not found.value.any():
             raise LaconicError(f"pruning left no weight at all in {name}; lower the sparsity, or exclude this layer")
         if self.moves:
-            with torch.no_grad():
-                assign(program, name, found.value.reshape(shape).to(turn.dense.dtype))
-        represent(program, name, Mask(~found.zeroed.reshape(shape)))
-        return found.zeroed
+            with torch.no_grad():  # behind the mask stays what was there, as in all masked weights
+                assign(program, name, torch.where(zeroed, turn.dense, found.value.reshape(shape).to(turn.dense.dtype)))
+        represent(program, name, Mask(~zeroed))
+        return zeroed
 
     @property
     def _sparsity(self) -> float:
