@@ -2,9 +2,12 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 
+from laconic.context import Context
+from laconic.data import Split, Splits
 from laconic.errors import LaconicError
 from laconic.program import clone, read, weights
 from laconic.program.noise import relative_error
@@ -13,6 +16,7 @@ from laconic.prune import allocation as module
 from laconic.prune.allocation import of_least_noise
 from laconic.prune.magnitude import smallest
 from laconic.recipe import apply
+from networks import captured
 
 ENTRIES = {"a": 40, "b": 100, "c": 17}
 
@@ -55,6 +59,18 @@ def test_all_layers_together_have_exactly_the_share_and_none_is_emptied(step, sp
     assert sum(int((value == 0).sum()) for value in values) == int(sparsity * sum(value.numel() for value in values) + 1e-9)
     assert all(value.any() for value in values)
     assert len({round(float((value == 0).float().mean()), 2) for value in values}) > 1
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # torch.export's, of recurrent layers
+@pytest.mark.parametrize("kind", ["tied", "lstm", "transformer", "grouped", "one-dimensional"])
+def test_weights_of_every_kind_of_reader_are_measured(kind):
+    program, (example, *_) = captured(kind)
+    part = Split(torch.cat([example] * 4).numpy(), np.zeros(4 * len(example), np.int64))
+    context = Context(Splits(part, part, part, part))
+    Magnitude(sparsity=0.5, allocation="sensitivity")(program, context)
+    values = [weight.value for weight in weights(program)]
+    assert sum(int((value == 0).sum()) for value in values) == sum(value.numel() for value in values) // 2
+    assert all(" dB at " in note for note in context.notes if " gets " in note)
 
 
 def distance(program, whole, context):

@@ -64,7 +64,7 @@ class Turn:
     def energies(self) -> Tensor:
         """Return the mean square over examples and positions of each input of each group: (groups, in), float64."""
         values = self.values[self.layer.source]
-        sums = [self.layer.rows(values[part]).double().square().sum(0) for part in _parts(self.layer, values)]
+        sums = [self.layer.rows(values[part]).square().sum(0, dtype=torch.float64) for part in _parts(self.layer, values)]
         positions = len(values) * len(self.layer.rows(values[:1]))
         return (torch.stack(sums).sum(0) / positions).reshape(self.layer.groups, -1)
 

@@ -18,7 +18,7 @@ from laconic.errors import LaconicError
 from laconic.numeric.allocation import allocate
 from laconic.program import Program, Weight
 from laconic.program.noise import decibels, in_place_of, parted, relative_error, run, run_on
-from laconic.program.observe import stepwise
+from laconic.program.observe import examples_at_once, stepwise
 from laconic.train.progress import bar
 
 Allocation: TypeAlias = Literal["uniform", "sensitivity"]
@@ -65,7 +65,8 @@ def by_sensitivity(
     """
     entries = {weight.name: weight.value.numel() for weight in chosen}
     counts = {name: _counts(number, held[name], sparsity) for name, number in entries.items()}
-    noises = _noises(program, chosen, counts, pruner, *parted(torch.cat(calibration_inputs(program, context)), _EXAMPLES))
+    inputs = torch.cat(calibration_inputs(program, context))[: max(2, examples_at_once(program) // 2)]
+    noises = _noises(program, chosen, counts, pruner, *parted(inputs, _EXAMPLES))
     zeros = of_least_noise(entries, {name: interpolated(of) for name, of in noises.items()}, count_of(sum(entries.values()), sparsity))
     if zeros is None:
         raise LaconicError(f"a sparsity of {sparsity:g} leaves some of {len(chosen)} layers without a weight; lower it")
