@@ -20,8 +20,8 @@ from laconic.numeric.entropy import adaptive_bits
 from laconic.program import Program, Uniform, Weight, bake, clone, read, represent, weights
 from laconic.program.fold import bias_name
 from laconic.program.represent import representations, stored_tensor
+from laconic.program.unquantized import check_unquantized
 from laconic.quantize.grids import KINDS
-from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
 _BITS = 8  # of a code before the entropy coder
