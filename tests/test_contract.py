@@ -83,7 +83,7 @@ REFUSED = {
     ("quantize.WeightOnly", "quantize.Training"),
     ("quantize.WeightOnly", "quantize.WeightOnly"),
     *itertools.product(("prune.Magnitude", "prune.SparseGPT", "prune.Wanda"), repeat=2),
-    *((first, "prune.SparseGPT") for first in ("quantize.Mixed", "quantize.Static", "quantize.Training", "quantize.WeightOnly")),
+    *((name, "prune.SparseGPT") for name in STEPS if name.startswith("quantize.")),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),
     ("prune.Layers", "prune.Heads"),  # the block that went was the attention
