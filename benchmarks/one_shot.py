@@ -6,8 +6,9 @@
 Run it from the repository's root; it needs LACONIC_DATA. No test split is read. resnet20 has the weights of the data folder and is scored
 on 2,000 validation images, which are cut from the training images of cifar10-jpeg and were seen in training. char_transformer is that of
 records/tinyshakespeare-char, scored on the validation part of the text, every fourth window, so that windows do not overlap. A seed
-draws the 256 calibration images or 32 calibration windows, from training data, and the validation images. The embedding of
-char_transformer, which is the output layer too, stays dense. Patterns leave the first layer of resnet20 dense, which reads three channels.
+draws the 256 calibration images or 32 calibration windows, from training data, and the validation images. The embeddings of
+char_transformer stay dense, one of which is the output layer too. Patterns leave the first layer of resnet20 dense, which reads three
+channels.
 """
 
 import argparse
@@ -61,7 +62,7 @@ def rows(network: str, seed: int, sparsities: list[float], steps: list[str], all
     yield "none", "", *([score(network, program, context)] * len(steps))
 
     def scored(step: str, **settings: Any) -> str:
-        left = {"exclude": ("characters",)} if network == "char_transformer" else {}
+        left = {"exclude": ("characters", "positions")} if network == "char_transformer" else {}
         return score(network, getattr(prune, step)(**left | settings)(clone(program), context), context)
 
     for sparsity, allocation in product(sparsities, allocations):
