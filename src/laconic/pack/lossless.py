@@ -8,6 +8,7 @@ from laconic.pack.writer import Array, Coded, Writer
 
 _TABLE = 1 << 12  # different values at most; and each must stand for so many entries on average:
 _REPEATED = 4
+_WHOLE = {"float16": 1 << 11, "float32": 1 << 24}  # up to which a kind has every whole number
 _PARTS = {"float64": "uint64", "float32": "uint32", "float16": "uint16", "bool": "uint8"}  # what tells bits apart
 
 
@@ -41,6 +42,8 @@ def _forms(array: Array) -> Iterator[Coded]:
         places = np.argsort(order, kind="stable")[codes.ravel()]
         below = int(np.argsort(order, kind="stable")[counts.argmax()])  # the commonest is code 0
         yield Coded(shape, dtype, "table", (below, len(values)), places - below, 0, table[order])
+    if dtype in _WHOLE and (np.abs(flat) <= _WHOLE[dtype]).all() and (flat == np.rint(flat)).all() and not (bits[flat == 0]).any():
+        yield Coded(shape, dtype, "grid", (0, 0), flat.astype(np.int64))
     zeros = bits == 0
     if zeros.any():
         yield Coded(shape, dtype, "sparse", (), (~zeros).astype(np.int64), 0, flat[~zeros])
