@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from laconic.errors import LaconicError
+from laconic.errors import LaconicError, UnreachableError
 from laconic.pack.lossless import exactly
 from laconic.pack.rate import Quality, code_tensor, decoded, quality
 from laconic.pack.writer import Array, Coded, Written, write_file
@@ -119,13 +119,13 @@ def closest(coder: Coder, bits_per_weight: float) -> Packed:
     """Return the file of the finest step that takes no more than so many bits for each weight.
 
     Raises:
-        LaconicError: there is none.
+        UnreachableError: there is none.
     """
     low, high = coder.steps[0], coder.steps[-1]
     best = coder.at(high)
     if best.bits_per_weight > bits_per_weight:
-        raise LaconicError(
-            f"{bits_per_weight:g} bits per weight cannot be met: with all weights zero the file still takes {best.bits_per_weight:.3g}; "
+        raise UnreachableError(
+            f"{bits_per_weight:.4g} bits per weight cannot be met: with all weights zero the file still takes {best.bits_per_weight:.3g}; "
             "what is no weight is stored in 16 bits or more"
         )
     while high - low > 1 and best.bits_per_weight < bits_per_weight * (1 - _CLOSE):

@@ -32,8 +32,9 @@ class _Every(frozenset[str]):
 
 PACKAGE = "torch"
 SUFFIX = ".lac"
+STATES = 8  # of the trellis; more are slower to write and a little smaller
 KEEPS: frozenset[str] = _Every()
-__all__ = ["KEEPS", "PACKAGE", "SUFFIX", "Network", "Written", "count", "export", "load", "version", "write"]
+__all__ = ["KEEPS", "PACKAGE", "STATES", "SUFFIX", "Network", "Written", "count", "export", "export_within", "load", "version", "write"]
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,28 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Wri
 
     arrays = arrays_of(program)
     return write(program, example, path, arrays, pack_exactly(arrays.arrays, {}, arrays.weights), limit=0.0)
+
+
+def export_within(program: "Program", example: "tuple[Tensor, ...]", path: Path, max_bytes: int) -> Written:
+    """Write `program` to `path` with the least error in its weights that fits in so many bytes.
+
+    Args:
+        program: forms that are codes are kept to the bit.
+        example: inputs with a batch of 2 or more; how far outputs move on them is told, and no error.
+        path: the `.lac` file, written whole or not at all.
+        max_bytes: of the file.
+
+    Raises:
+        UnreachableError: the file is larger with all weights zero.
+        LaconicError: as `export`.
+    """
+    from laconic.pack.file import closest, coder_of
+    from laconic.pack.programs import arrays_of
+
+    arrays = arrays_of(program)
+    coder = coder_of(arrays.arrays, {}, STATES, arrays.weights, arrays.exact)
+    entries = sum(arrays.arrays[name].size for name in arrays.weights)
+    return write(program, example, path, arrays, closest(coder, 8 * max_bytes / entries), limit=float("inf"))
 
 
 def write(program: "Program", example: "tuple[Tensor, ...]", path: Path, arrays: "Arrays", packed: "Packed", limit: float) -> Written:
