@@ -14,6 +14,7 @@ from laconic.deliver import measure_alone
 from laconic.errors import LaconicError
 from laconic.fresh import File
 from laconic.job import Origin
+from laconic.measure.latency import interleaved
 from laconic.pack.network import read_program
 from laconic.program import Mask, capture, clone, place, read, represent
 from laconic.program.represent import represented
@@ -100,11 +101,10 @@ def test_inputs_that_do_not_fit_are_told_and_threads_stay_as_they_were(pruned):
     assert torch.get_num_threads() == before
 
 
-def test_decoding_is_measured_without_torch(pruned):
+def test_decoding_is_measured_in_a_process_of_its_own(pruned):
     seconds, memory = fresh.decoding(File(pruned[0].path, "lac"))
-    assert 0 < seconds < 60
-    with_torch = fresh.peak_memory(File(pruned[0].path, "lac"), np.zeros((1, 1, 8, 8), np.float32), 1)
-    assert memory < with_torch
+    assert seconds > 0
+    assert 10_000_000 < memory < 10_000_000_000
 
 
 def test_a_limit_of_bytes_is_kept_with_loss(program, context, tmp_path):
@@ -148,6 +148,7 @@ def test_importing_the_runtime_does_not_load_torch():
 def here(monkeypatch):
     """Measure in this process: a fresh one takes seconds to load torch, and there are many."""
     monkeypatch.setattr(fresh, "_run", lambda folder, threads, trouble: fresh._work(folder))
+    monkeypatch.setattr(fresh, "interleaved", lambda calls, seconds, least: interleaved(calls, 0.05, 6))
 
 
 def test_a_compressed_network_is_delivered_packed_verified_and_measured(mine, tmp_path, capfd, here):

@@ -62,7 +62,7 @@ def widest(coder: Coder, score: Callable[[Packed], float], least: float) -> tupl
     Raises:
         UnreachableError: there is none.
     """
-    low, high, best = coder.steps[0] - 1, coder.steps[-1], None
+    low, high, best = coder.steps[0] - 1, coder.steps[-1] + 1, None
     while high - low > 1:
         middle = (low + high) // 2
         packed = coder.at(middle)
