@@ -195,8 +195,8 @@ def _packed(arrays: Mapping[str, Array], coded: Mapping[str, Coded], about: Mapp
 
 
 def _row(name: str, array: Array, coded: Coded, size: int) -> Row:
-    found = decoded(coded) if coded.form == "grid" and array.size > 0 else None
-    return Row(name, coded.form, array.size, size, None if found is None or np.array_equal(found, array) else quality(array, found))
+    found = quality(array, decoded(coded)) if coded.form == "grid" and array.size else None
+    return Row(name, coded.form, array.size, size, found if found and found.mean_square_error else None)
 
 
 def lines(packed: Packed) -> Iterator[str]:
