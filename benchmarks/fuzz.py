@@ -22,7 +22,6 @@ import tracemalloc
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -52,7 +51,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:  # numba reads these when it is imported; its cache knows nothing of them
             environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": folder}
             raise SystemExit(os.spawnve(os.P_WAIT, sys.executable, [sys.executable, *sys.argv], environment))
-    sys.path.remove(str(Path(__file__).parent))  # numba would take coverage.py beside this for the package of that name
     loops()
     warnings.simplefilter("error")
     draw, began = random.Random(arguments.seed), time.perf_counter()
