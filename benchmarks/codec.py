@@ -20,7 +20,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,6 @@ Tensors = dict[str, NDArray[Any]]
 PEER = "NNCodec 2.1"
 PARAMETERS = (-11, -13, -15, -17)  # its steps are 2**(parameter / 4)
 PUBLISHED = (5.49, 7.63, 9.87, 12.43)  # decibels on ResNet-20
-MODES: tuple[dict[str, Any], ...] = ({},)  # what the header says of how numbers are coded
 WORTHS = (0.02, 0.5)  # squared steps that a bit is worth: where the search begins and ends
 
 
@@ -111,8 +111,7 @@ def file_rows(name: str, tensors: Tensors, states: list[int], peer: Path | None)
         yield from theirs[number : number + 1]
         for each in states:
             step, worth = settings(tensors, decibels, each)
-            for about in MODES:
-                yield our_row(name, tensors, step, worth, each, about)
+            yield our_row(name, tensors, step, worth, each)
 
 
 def peer_rows(name: str, tensors: Tensors, python: Path) -> Iterator[Row]:
@@ -131,15 +130,14 @@ def peer_rows(name: str, tensors: Tensors, python: Path) -> Iterator[Row]:
             yield row_of(name, PEER, said["bytes"], tensors, found, said["encode_seconds"], said["decode_seconds"])
 
 
-def our_row(name: str, tensors: Tensors, step: int, worth: float, states: int, about: dict[str, Any]) -> Row:
+def our_row(name: str, tensors: Tensors, step: int, worth: float, states: int) -> Row:
     """Return what ours makes of tensors with these settings."""
     began = time.perf_counter()
-    data = file_of(coded(tensors, step, worth, states), about)
+    data = file_of(coded(tensors, step, worth, states), {})
     between = time.perf_counter()
     found = reader.contents(data, loops=loops())[1]
     ended = time.perf_counter()
-    coder = f"laconic, {states} states" + (", fast" if about else "")
-    return row_of(name, coder, len(data), tensors, found, between - began, ended - between)
+    return row_of(name, f"laconic, {states} states", len(data), tensors, found, between - began, ended - between)
 
 
 def coded(tensors: Tensors, step: int, worth: float, states: int) -> dict[str, Coded]:
@@ -165,24 +163,26 @@ def settings(tensors: Tensors, decibels: float, states: int) -> tuple[int, float
     middle = round(8 * np.log2(12 * allowed / weights)) - (16 if states else 0)  # the step of uniform errors; a trellis has twice as many
     tried = dict[int, tuple[int, float]]()
 
+    def fits(step: int, worth: float) -> bool:
+        return error_of(tensors, coded(tensors, step, worth, states)) <= allowed
+
     def size(step: int) -> int:
         if step not in tried:
-            worth = most_worth(lambda worth: error_of(tensors, coded(tensors, step, worth, states)) <= allowed)
+            worth = most_worth(partial(fits, step), *WORTHS, 5)
             tried[step] = (len(file_of(coded(tensors, step, worth, states), {})) if worth else sys.maxsize, worth)
         return tried[step][0]
 
-    best = min(range(middle - 12, middle + 9, 4), key=size)
+    best = min(range(middle - 8, middle + 5, 4), key=size)
     best = min(range(best - 2, best + 3, 2), key=size)
-    best = min(range(best - 1, best + 2), key=size)
-    return best, tried[best][1]
+    worth = tried[best][1]
+    return best, most_worth(partial(fits, best), worth, 1.15 * worth, 4)
 
 
-def most_worth(allowed: Callable[[float], bool]) -> float:
-    """Return the most that a bit may be worth, 0 if even the least is too much."""
-    low, high = WORTHS
+def most_worth(allowed: Callable[[float], bool], low: float, high: float, halvings: int) -> float:
+    """Return the most that a bit may be worth in an interval, 0 if even the least is too much."""
     if not allowed(low):
         return 0.0
-    for _ in range(7):
+    for _ in range(halvings):
         middle = (low * high) ** 0.5
         low, high = (middle, high) if allowed(middle) else (low, middle)
     return low
@@ -207,10 +207,9 @@ def source_rows(name: str, values: NDArray[np.float64], bound: Callable[[float],
     for bits in (1, 2, 3, 4):
         for each in states:
             step, worth = settings({name: first}, 20 * log10(2) * bits - (0.6 if each < 64 else 0.4), each)
-            for about in MODES:
-                row = our_row(name, {name: whole}, step, worth, each, about)
-                error = float(np.mean(np.square(values))) / 10 ** (row.sqnr_db / 10)
-                yield Row(**{**asdict(row), "bound_bits": bound(error)})
+            row = our_row(name, {name: whole}, step, worth, each)
+            error = float(np.mean(np.square(values))) / 10 ** (row.sqnr_db / 10)
+            yield replace(row, bound_bits=bound(error))
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import numpy as np
 from laconic.pack import reader
 from laconic.pack.loops import loops
 from laconic.pack.lossless import exactly
+from laconic.pack.rate import code_tensor
 from laconic.pack.writer import Coded, Writer
 
 SMALL = 1 << 22  # bytes that most files may take
@@ -148,7 +149,8 @@ def examples() -> dict[str, tuple[str, list[Coded]]]:
         "table": exactly(draw.choice(np.float32([-1, 0, 0.5]), (20, 15))),
         "flags": exactly(draw.random(40) < 0.3),
         "scalar": Coded((20, 15), "float32", "grid", (0, -40), codes, 0),
-        "trellis": Coded((10, 5, 3, 2), "float32", "grid", (8, -40, 7, 3, 0), codes, 8),
+        "trellis": code_tensor(draw.normal(size=(10, 5, 3, 2)), -20, 0.1, 8)[0],
+        "sparse trellis": code_tensor(draw.normal(size=(20, 15)) ** 5, 16, 0.3, 8)[0],
         "large": Coded((4,), "float64", "grid", (0, 100, 5), np.array([1 << 39, -(1 << 20), 0, 13]), 0),
         "empty": Coded((0, 7), "float32", "grid", (8, -40), codes[:0], 8),
     }
