@@ -21,9 +21,12 @@ def coded(arrays: dict[str, Any], qp: int) -> tuple[bytes, dict[str, Any], float
 
     began = time.perf_counter()
     stream = nn.encode(dict(arrays), args={"qp": qp, "use_dq": True, "verbose": False, "wandb": False})
-    between = time.perf_counter()
-    found = nn.decode(stream)
-    return stream, found, between - began, time.perf_counter() - between
+    encode, decode = time.perf_counter() - began, float("inf")
+    for _ in range(5):
+        began = time.perf_counter()
+        found = nn.decode(stream)
+        decode = min(decode, time.perf_counter() - began)
+    return stream, found, encode, decode
 
 
 def main() -> None:
