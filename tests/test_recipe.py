@@ -123,7 +123,7 @@ def test_the_schema_takes_good_recipes(recipe):
     assert valid(plain(parse(recipe)))
 
 
-@pytest.mark.parametrize("name", BAD.keys() - {"no number", "two criteria"})  # not said in JSON Schema
+@pytest.mark.parametrize("name", sorted(BAD.keys() - {"no number", "two criteria"}))  # not said in JSON Schema
 def test_the_schema_refuses_bad_recipes(name):
     assert not valid(BAD[name][0])
 
