@@ -141,7 +141,7 @@ def examples() -> dict[str, tuple[str, list[Coded]]]:
     weights = draw.normal(size=(6, 5)).astype(np.float32)
     letters = np.frombuffer(b'{"laconic":{"format":"2","program":{}}}', np.uint8)
     tensors = {
-        "same": exactly(np.full((3, 4), 2.5)),
+        "same": Coded((3, 4), "float64", "same", stored=np.array([2.5])),
         "bytes": exactly(weights),
         "narrow": Coded((30,), "float32", "bytes", ("float16",), stored=weights.astype(np.float16).ravel()),
         "text": Coded((len(letters),), "uint8", "text", stored=letters),

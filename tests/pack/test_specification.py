@@ -215,7 +215,7 @@ def test_a_reader_written_from_the_page_reads_every_form():
     codes = np.round(draw.laplace(size=600, scale=2)).astype(np.int64)
     letters = np.frombuffer(b'{"laconic":{"format":"2","program":{"inputs":[]}}}', np.uint8)
     tensors = {
-        "same": exactly(np.full((3, 4), 2.5)),
+        "same": Coded((3, 4), "float64", "same", stored=np.array([2.5])),
         "bytes": exactly(draw.normal(size=(6, 5))),
         "half": Coded((30,), "float32", "bytes", ("float16",), stored=draw.normal(size=30).astype(np.float16)),
         ".metadata": Coded((len(letters),), "uint8", "text", stored=letters),
