@@ -39,6 +39,7 @@ SETTINGS = {
     "prune.Filters": {"ratio": 0.3},
     "prune.Heads": {"ratio": 0.5},
     "prune.Layers": {"training": Training(epochs=2, batch=32, learning_rate=0.02, autocast="off")},
+    "quantize.EntropyPenalized": {"epochs": 1, "autocast": "off"},
     "quantize.Training": {"epochs": 1, "autocast": "off"},
     "tune.FineTune": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
 }
@@ -50,6 +51,7 @@ OTHER_SETTINGS = {
     "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
+    "quantize.EntropyPenalized": {"price": 1e-5, "spacing": 0.5, "alpha": 0.5, "epochs": 2, "exclude": ("head",)},
     "quantize.Mixed": {
         "weight_bits": (3, 5, 8),
         "activation_bits": (4, 8),
@@ -60,11 +62,21 @@ OTHER_SETTINGS = {
     "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",), "weight_bits": 4},
     "quantize.Training": {"weight_bits": 2, "activation_bits": 3, "sum_bits": 4, "wide": ("left",), "alpha": 0.5, "epochs": 2},
     "quantize.WeightOnly": {"format": "int3", "granularity": "group", "group_size": 32, "symmetric": False, "exclude": ("head",)},
+    "share.KMeans": {
+        "bits_per_weight": 3.5,
+        "granularity": "group",
+        "group_size": 8,
+        "importance": "fisher",
+        "epochs": 2,
+        "exclude": ("head",),
+    },
     "tune.FineTune": {"epochs": 2, "optimizer": "adamw", "ema": 0.9, "keep": "best"},
 }
 
 # The second of the pair has nothing to do, and must say so
 REFUSED = {
+    *(("quantize.EntropyPenalized", name) for name in STEPS if name.startswith("quantize.")),
+    *((name, "quantize.EntropyPenalized") for name in STEPS if name.startswith("quantize.")),
     ("quantize.Mixed", "quantize.Mixed"),
     ("quantize.Mixed", "quantize.Static"),
     ("quantize.Mixed", "quantize.WeightOnly"),
@@ -80,6 +92,17 @@ REFUSED = {
     ("quantize.WeightOnly", "quantize.Static"),
     ("quantize.WeightOnly", "quantize.Training"),
     ("quantize.WeightOnly", "quantize.WeightOnly"),
+    ("quantize.EntropyPenalized", "share.KMeans"),
+    ("quantize.Mixed", "share.KMeans"),
+    ("quantize.Static", "share.KMeans"),
+    ("quantize.Training", "share.KMeans"),
+    ("quantize.WeightOnly", "share.KMeans"),
+    ("share.KMeans", "quantize.EntropyPenalized"),
+    ("share.KMeans", "quantize.Mixed"),
+    ("share.KMeans", "quantize.Static"),
+    ("share.KMeans", "quantize.Training"),
+    ("share.KMeans", "quantize.WeightOnly"),
+    ("share.KMeans", "share.KMeans"),
     ("prune.Magnitude", "prune.Magnitude"),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),
@@ -94,6 +117,7 @@ ONLY_ON = {
     "prune.Filters": {kind for kind in NETWORKS if kind != "buffers"},
     "prune.Heads": {"attention", "transformer"},
     "prune.Layers": {"attention", "transformer", "depthwise"},
+    "share.KMeans": {kind for kind in NETWORKS if kind != "buffers"},  # which is too small for a codebook
 }
 
 # Steps that take whole layers away, with all that was kept in them

@@ -20,8 +20,8 @@ from laconic.numeric.entropy import adaptive_bits
 from laconic.program import Program, Uniform, Weight, bake, clone, read, represent, weights
 from laconic.program.fold import bias_name
 from laconic.program.represent import representations, stored_tensor
+from laconic.program.unquantized import check_unquantized
 from laconic.quantize.grids import KINDS
-from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
 _BITS = 8  # of a code before the entropy coder
@@ -55,12 +55,15 @@ class EntropyPenalized(train.Training):
         check_unquantized(program, chosen)
         steps = {weight.name: _step(weight, self.spacing) for weight in chosen}
         biases = {name: steps[weight.name] for weight in chosen for name in _biases(program, weight)}
-        for name, size in (steps | biases).items():
-            represent(program, name, _grid(size))
+        grids = [_grid(size) for size in (steps | biases).values()]
+        for name, grid in zip(steps | biases, grids, strict=True):
+            represent(program, name, grid)
         fitted = context.fit(program, self, self._loss(context, steps | biases), "training for few bits")
         context.note(f"{fitted.epochs} epochs" + (f", validation score {fitted.score:.4f}" if fitted.score is not None else ""))
         for name, size in steps.items():
             context.note(_told(name, read(program, name).detach() / size))
+        for grid in grids:
+            grid.scale.requires_grad_(True)
         for name in biases:
             bake(program, name)
         return program
@@ -88,7 +91,7 @@ def _step(weight: Weight, spacing: float) -> float:
 
 
 def _grid(size: float) -> Uniform:
-    """Return a grid that stays as it is, for the network could make any other of it by scaling."""
+    """Return a grid that stays as it is in training, which could make no more of another: weights may grow instead."""
     grid = Uniform(torch.tensor(size), None, _BITS, True, None, narrow=True)
     grid.scale.requires_grad_(False)
     return grid
