@@ -22,7 +22,6 @@ import tracemalloc
 import warnings
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -31,6 +30,7 @@ import numpy as np
 from laconic.pack import reader
 from laconic.pack.loops import loops
 from laconic.pack.lossless import exactly
+from laconic.pack.rate import code_tensor
 from laconic.pack.writer import Coded, Writer
 
 SMALL = 1 << 22  # bytes that most files may take
@@ -52,7 +52,6 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:  # numba reads these when it is imported; its cache knows nothing of them
             environment = {**os.environ, "NUMBA_BOUNDSCHECK": "1", "NUMBA_CACHE_DIR": folder}
             raise SystemExit(os.spawnve(os.P_WAIT, sys.executable, [sys.executable, *sys.argv], environment))
-    sys.path.remove(str(Path(__file__).parent))  # numba would take coverage.py beside this for the package of that name
     loops()
     warnings.simplefilter("error")
     draw, began = random.Random(arguments.seed), time.perf_counter()
@@ -142,7 +141,7 @@ def examples() -> dict[str, tuple[str, list[Coded]]]:
     weights = draw.normal(size=(6, 5)).astype(np.float32)
     letters = np.frombuffer(b'{"laconic":{"format":"2","program":{}}}', np.uint8)
     tensors = {
-        "same": exactly(np.full((3, 4), 2.5)),
+        "same": Coded((3, 4), "float64", "same", stored=np.array([2.5])),
         "bytes": exactly(weights),
         "narrow": Coded((30,), "float32", "bytes", ("float16",), stored=weights.astype(np.float16).ravel()),
         "text": Coded((len(letters),), "uint8", "text", stored=letters),
@@ -150,7 +149,8 @@ def examples() -> dict[str, tuple[str, list[Coded]]]:
         "table": exactly(draw.choice(np.float32([-1, 0, 0.5]), (20, 15))),
         "flags": exactly(draw.random(40) < 0.3),
         "scalar": Coded((20, 15), "float32", "grid", (0, -40), codes, 0),
-        "trellis": Coded((10, 5, 3, 2), "float32", "grid", (8, -40, 7, 3, 0), codes, 8),
+        "trellis": code_tensor(draw.normal(size=(10, 5, 3, 2)), -20, 0.1, 8)[0],
+        "sparse trellis": code_tensor(draw.normal(size=(20, 15)) ** 5, 16, 0.3, 8)[0],
         "large": Coded((4,), "float64", "grid", (0, 100, 5), np.array([1 << 39, -(1 << 20), 0, 13]), 0),
         "empty": Coded((0, 7), "float32", "grid", (8, -40), codes[:0], 8),
     }

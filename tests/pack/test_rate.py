@@ -5,7 +5,7 @@ import pytest
 
 from laconic.pack import reader
 from laconic.pack.rate import code_tensor, decoded, differential_entropy, quality
-from laconic.pack.trellis import CLASSES, LEVELS, best_codes
+from laconic.pack.trellis import CLASSES, LEVELS, best_multiples, quantizers
 from laconic.pack.writer import Writer, file_of
 
 DRAW = np.random.default_rng(0)
@@ -18,25 +18,37 @@ def a_table_of_bits():
     return bits
 
 
-def total(values, codes, bits, worth, states):
-    quantizers = reader.multiples(np.where(codes == 0, 2, np.abs(codes)), states) & 1 if states > 1 else np.zeros_like(codes)
-    errors = (values - reader.multiples(codes, states)) ** 2
-    return float(errors.sum() + worth * sum(bits[q, 0, min(abs(c), LEVELS - 1)] for q, c in zip(quantizers, codes, strict=True)))
+NEARER = np.array([0, 0.1, 0.05])
 
 
-@pytest.mark.parametrize("states", [0, 4, 8])
+def total(values, multiples, bits, worth, states):
+    seconds = quantizers(multiples, states)
+    errors = np.square(values - multiples + np.sign(multiples) * NEARER[np.minimum(np.abs(multiples), 2)]).sum()
+    sizes = (np.abs(multiples) + seconds) // (2 if states else 1)
+    return float(errors + worth * sum(bits[q, 0, min(size, LEVELS - 1)] for q, size in zip(seconds, sizes, strict=True)))
+
+
+def possible(multiples, states):
+    odd = np.array(multiples) & 1
+    seconds = quantizers(np.array(multiples), states)
+    zero = np.array(multiples) == 0
+    return not states or bool(((odd == seconds) | (zero & (states > 0))).all())
+
+
+@pytest.mark.parametrize("states", [0, 4, 8, -4, -8])
 @pytest.mark.parametrize("worth", [0.05, 0.4, 1.5])
-def test_no_other_codes_cost_less(states, worth):
-    values = DRAW.normal(size=5) * 2
-    bits, classes = a_table_of_bits(), np.zeros(5, np.int64)
-    found = best_codes(values, np.ones(5), classes, bits, worth, states)
-    every = (total(values, np.array(codes), bits, worth, states) for codes in itertools.product(range(-4, 5), repeat=5))
-    assert total(values, found, bits, worth, states) == pytest.approx(min(every))
+def test_no_other_multiples_cost_less(states, worth):
+    values = DRAW.normal(size=4) * 2
+    bits, classes = a_table_of_bits(), np.zeros(4, np.int64)
+    found = best_multiples(values, np.ones(4), classes, bits, worth, states, NEARER)
+    assert possible(found, states)
+    every = (np.array(each) for each in itertools.product(range(-7, 8), repeat=4) if possible(each, states))
+    assert total(values, found, bits, worth, states) == pytest.approx(min(total(values, each, bits, worth, states) for each in every))
 
 
 def test_where_bits_cost_nothing_a_single_quantizer_rounds_to_nearest():
     values = DRAW.normal(size=500) * 5
-    found = best_codes(values, np.ones(500), np.zeros(500, np.int64), a_table_of_bits(), 0.0, 0)
+    found = best_multiples(values, np.ones(500), np.zeros(500, np.int64), a_table_of_bits(), 0.0, 0, np.zeros(1))
     assert found.tolist() == np.round(values).tolist()
 
 

@@ -14,41 +14,44 @@ from laconic.pack.writer import Coded, Writer, file_of
 LAPLACE = np.round(np.random.default_rng(0).laplace(size=3000, scale=2)).astype(np.int64)
 
 
-def grid(shape, states=0, codes=None, settings=(-40, 7, 3, 0)):
-    codes = LAPLACE[: int(np.prod(shape))] if codes is None else codes
-    return Coded(shape, "float32", "grid", (states, *settings), codes, states)
-
-
-def independent_levels(codes, states):
-    """Multiples of the step, by the definition of the trellis: a parity check over the history, no running state."""
-    feedback, forward = reader.TRELLISES[states]
-    memory, odds, levels = states.bit_length() - 1, [], []
-    seconds: list[int] = []
-    for code in codes.tolist():
-        n = len(seconds)
+def multiples_of(codes, states):
+    """Multiples of the step that codes stand for, by a parity check over the history; zeros that cannot be become ones."""
+    if not states:
+        return codes
+    feedback, forward = reader.TRELLISES[abs(states)]
+    memory, branches, seconds, found = abs(states).bit_length() - 1, list[int](), list[int](), list[int]()
+    for n, each in enumerate(codes.tolist()):
         parity = 0
-        for back in range(1, memory + 1):
-            if n - back >= 0:
-                parity ^= (feedback >> back & 1) & seconds[n - back]
-                parity ^= (forward >> back & 1) & odds[n - back]
+        for back in range(1, min(memory, n) + 1):
+            parity ^= (feedback >> back & 1) & seconds[n - back] ^ (forward >> back & 1) & branches[n - back]
+        code = 1 if states < 0 and parity and each == 0 else each
+        found.append(2 * code - parity * ((code > 0) - (code < 0)))
         seconds.append(parity)
-        odds.append(code & 1)
-        levels.append(2 * code - parity * ((code > 0) - (code < 0)))
-    return levels
+        branches.append((code if states > 0 else found[-1] >> 1) & 1)
+    return np.array(found, np.int64)
+
+
+def grid(shape, states=0, settings=(-40, 7, 3, 0)):
+    codes = LAPLACE[: int(np.prod(shape))]
+    return Coded(shape, "float32", "grid", (states, *settings), multiples_of(codes, states), states)
 
 
 @pytest.mark.parametrize("states", sorted(reader.TRELLISES))
-def test_the_second_quantizer_is_used_where_the_parity_check_of_the_history_says_so(states):
-    codes = LAPLACE[:500]
-    assert reader.multiples(codes, states).tolist() == independent_levels(codes, states)
+@pytest.mark.parametrize("sign", [1, -1])
+def test_the_second_quantizer_is_used_where_the_parity_check_of_the_history_says_so(states, sign):
+    multiples = multiples_of(LAPLACE[:500], sign * states)
+    writer = Writer()
+    writer.write_codes((500,), multiples, sign * states)
+    stream = reader.Stream(np.frombuffer(writer.finish(), np.uint8))
+    assert stream.codes((500,), 500, sign * states).tolist() == multiples.tolist()
 
 
-@pytest.mark.parametrize("states", [0, 4, 8, 64])
+@pytest.mark.parametrize("states", [0, 4, 8, 64, -8])
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (7,), (3, 0), (20, 30), (4, 5, 9), (6, 5, 3, 3), (2, 2, 2, 3, 3)])
 def test_codes_come_back_whatever_the_shape(shape, states):
     coded = grid(shape, states)
     assert coded.codes is not None
-    wanted = np.array(64 * reader.multiples(coded.codes.ravel(), states), float)
+    wanted = np.array(64 * coded.codes.ravel(), float)
     wanted -= np.sign(wanted) * np.where(np.abs(wanted) == 64, 7, np.where(np.abs(wanted) == 128, 3, 0))
     found = reader.read(file_of({"w": coded}, {}))["w"]
     assert found.shape == shape

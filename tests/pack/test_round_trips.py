@@ -79,18 +79,30 @@ def test_every_form_that_can_hold_an_array_gives_it_back_to_the_bit(array):
     assert all(same_bits(found[each.form], array) for each in forms)
 
 
+def multiples_of(codes, states):
+    """Multiples of the step that codes stand for; zeros that cannot be become ones."""
+    state, found = 0, []
+    for each in codes.ravel().tolist():
+        second = state & 1
+        code = 1 if states < 0 and second and each == 0 else each
+        found.append(2 * code - second * ((code > 0) - (code < 0)) if states else code)
+        state = reader.after(state, found[-1], (states, *reader.TRELLISES.get(abs(states), (0, 0))))
+    return np.array(found, np.int64)
+
+
 @QUICK
 @given(
     st.sampled_from(["float64", "float32", "float16"]),
     arrays_of.arrays(np.int64, SHAPES, elements=st.integers(-40, 40) | st.integers(-(1 << 20), 1 << 20)),
-    st.sampled_from([0, *reader.TRELLISES]),
+    st.sampled_from([0, *reader.TRELLISES, *(-states for states in reader.TRELLISES)]),
     st.integers(-640, 640),
     st.lists(st.integers(-63, 63), max_size=4),
 )
 def test_a_grid_gives_the_values_that_its_codes_say(kind, codes, states, step, shifts):
-    found = fast(file_of({"w": Coded(codes.shape, kind, "grid", (states, step, *shifts), codes, states)}, {}))["w"]
+    multiples = multiples_of(codes, states)
+    found = fast(file_of({"w": Coded(codes.shape, kind, "grid", (states, step, *shifts), multiples, states)}, {}))["w"]
     largest, wanted = float(np.finfo(kind).max), []
-    for multiple in reader.multiples(codes.ravel(), states).tolist():
+    for multiple in multiples.tolist():
         shift = shifts[min(abs(multiple), len(shifts)) - 1] if multiple and shifts else 0
         value = (64 * abs(multiple) - shift) / 64 * 2 ** (step / 16)
         wanted.append(min(value, largest) * (1 if multiple > 0 else -1))
@@ -100,13 +112,18 @@ def test_a_grid_gives_the_values_that_its_codes_say(kind, codes, states, step, s
 
 
 @settings(QUICK, max_examples=15)
-@given(st.lists(st.integers(-(1 << 40) + 1, (1 << 40) - 1), max_size=30), st.sampled_from([0, 8]))
+@given(st.lists(st.integers(-(1 << 39) + 1, (1 << 39) - 1), max_size=30), st.sampled_from([0, 8, -8]))
 def test_codes_of_any_size_come_back_by_plain_and_by_compiled_loops(codes, states):
-    writer = Writer()
-    writer.write_codes((len(codes),), np.array(codes, np.int64), states)
+    writer, multiples = Writer(), multiples_of(np.array(codes, np.int64), states)
+    writer.write_codes((len(codes),), multiples, states)
     data = np.frombuffer(writer.finish(), np.uint8)
     for each in (None, loops()):
-        assert reader.Stream(data, each).codes((len(codes),), len(codes), states).tolist() == codes
+        assert reader.Stream(data, each).codes((len(codes),), len(codes), states).tolist() == multiples.tolist()
+
+
+def test_numbers_that_are_not_of_the_trellis_are_refused():
+    with pytest.raises(ValueError, match="not of the quantizer"):
+        Writer().write_codes((2,), np.array([1, 2]), 8)
 
 
 @pytest.mark.parametrize("kind", ["float64", "float32", "float16", "int64", "int32", "int16", "uint16"])
@@ -127,7 +144,7 @@ sys.stdout.write(repr([(name, array.dtype.name, array.shape, array.tobytes()) fo
 
 def test_other_processes_and_thread_counts_read_the_same_bits(tmp_path):
     draw = np.random.default_rng(0)
-    codes = np.round(draw.laplace(size=(20, 30), scale=3)).astype(np.int64)
+    codes = multiples_of(np.round(draw.laplace(size=600, scale=3)).astype(np.int64), 8)
     tensors = {"grid": Coded((20, 30), "float32", "grid", (8, -40, 7, 3, 0), codes, 8), "bytes": exactly(draw.normal(size=50))}
     path = tmp_path / "network.lac"
     path.write_bytes(file_of(tensors, {}))

@@ -115,7 +115,7 @@ class Other:
         rows = shape[0] if len(shape) > 1 and n else 1
         columns = n // rows
         kernel = n // (rows * shape[1]) if len(shape) > 2 and n else 1
-        codes, state, whole, by_column, by_input = [], 0, 0, {}, {}
+        codes, state, whole, by_column, by_input, two = [], 0, 0, {}, {}, bool(states)
         for row in range(rows):
             average = whole
             for column in range(columns):
@@ -123,27 +123,28 @@ class Other:
                 within = [codes[-back] if column >= back else 0 for back in (1, 2, kernel, 2 * kernel)]
                 near = within + [codes[-back * columns] if row >= back else 0 for back in (1, 2)]
                 large = [log(each >> 4) for each in (average, by_column.get(column, 0), by_input.get(source, 0))]
-                code = self.code(q, spot, near, *large)
-                codes.append(code)
+                code = self.code(q, spot, near, *large, two, states < 0 and q)
+                codes.append(code * 2**two - sign(code) * q)
                 if states:
-                    feedback, forward = TRELLIS[states]
-                    state = (state >> 1) ^ (feedback >> 1) * q ^ (forward >> 1) * (code & 1)
-                x = min(abs(code), 15) * 4096
+                    feedback, forward = TRELLIS[abs(states)]
+                    d = abs(code) if states > 0 else codes[-1] >> 1
+                    state = (state >> 1) ^ (feedback >> 1) * q ^ (forward >> 1) * (d & 1)
+                x = min(abs(codes[-1]), 31) * 2 ** (12 - two)
                 average += (x - average) >> 6
                 by_column[column] = by_column.get(column, 0) + (((x - by_column.get(column, 0)) * rate(min(row, 30))) >> 16)
                 by_input[source] = by_input.get(source, 0) + ((x - by_input.get(source, 0)) >> 4)
             whole += (average - whole) >> 2
         return codes
 
-    def code(self, q, spot, near, r, c, i):
-        beside, before, above = (min(2 * abs(near[j]) + abs(near[j + 1]), 15) for j in (0, 2, 4))
+    def code(self, q, spot, near, r, c, i, two, never_zero):
+        beside, before, above = (min((2 * abs(near[j]) + abs(near[j + 1])) >> two, 15) for j in (0, 2, 4))
         pairs = (beside, before), (before, above)
         contexts = [q, *(2 * (16 * x + y) + q for x, y in pairs), 2 * (24 * above + c) + q, 2 * (16 * r + beside) + q]
         contexts += [2 * (16 * c + before) + q, 2 * (24 * (r >> 1) + c) + q, 2 * (24 * spot + i) + q]
-        if not self.numbers.decide(0, contexts, 2 * r + q, 2 * c + q, self.bit):
+        if not never_zero and not self.numbers.decide(0, contexts, 2 * r + q, 2 * c + q, self.bit):
             return 0
         size = 1
-        while size <= 12 and self.numbers.decide(1 + size, contexts, 2 * r + q, 2 * c + q, self.bit):
+        while size <= 12 and self.numbers.decide(size, contexts, 2 * r + q, 2 * c + q, self.bit):
             size += 1
         if size == 13:
             length = 0
@@ -152,7 +153,7 @@ class Other:
             size += 2**length + sum(self.bit(32768) << place for place in range(length - 1, -1, -1)) - 1
         same = [9 + 3 * sign(near[2 * j]) + sign(near[2 * j + 1]) for j in range(3)]
         cross = [9 + 3 * sign(near[2 * j]) + sign(near[(2 * j + 2) % 6]) for j in range(3)]
-        return -size if self.numbers.decide(1, [0, *same, *cross, 18 * spot + cross[0]], q, spot, self.bit) else size
+        return -size if self.numbers.decide(13, [0, *same, *cross, 18 * spot + cross[0]], q, spot, self.bit) else size
 
     def stored(self, kind, count):
         width = np.dtype(kind).itemsize
@@ -176,17 +177,14 @@ class Other:
         return np.array(values(codes.tolist(), *settings)).astype(kind)
 
 
-def values(codes, states, step, *shifts):
-    root, size, state, found = sqrt(sqrt(sqrt(sqrt(2.0)))), 1.0, 0, []
+def values(multiples, states, step, *shifts):
+    root, size, found = sqrt(sqrt(sqrt(sqrt(2.0)))), 1.0, []
     for _ in range(step % 16):
         size *= root
     size *= 2.0 ** (step // 16)
-    for code in codes:
-        multiple = 2 * code - sign(code) * (state & 1) if states else code
+    for multiple in multiples:
         shift = shifts[min(abs(multiple), len(shifts)) - 1] if multiple and shifts else 0
         found.append((64 * multiple - sign(multiple) * shift) * (size / 64))
-        if states:
-            state = (state >> 1) ^ (TRELLIS[states][0] >> 1) * (state & 1) ^ (TRELLIS[states][1] >> 1) * (code & 1)
     return found
 
 
@@ -200,20 +198,33 @@ def other_read(data):
     return header, {name: other.tensor(shape, *how).reshape(shape) for name, shape, *how in header["tensors"]}
 
 
+def multiples_of(codes, states):
+    """Multiples of the step that codes stand for: where no code is zero, zeros become ones."""
+    state, found = 0, []
+    for each in codes.tolist():
+        q = state & 1
+        code = 1 if states < 0 and q and each == 0 else each
+        found.append(2 * code - sign(code) * q)
+        d = abs(code) if states > 0 else found[-1] >> 1
+        state = (state >> 1) ^ (TRELLIS[abs(states)][0] >> 1) * q ^ (TRELLIS[abs(states)][1] >> 1) * (d & 1)
+    return np.array(found)
+
+
 def test_a_reader_written_from_the_page_reads_every_form():
     draw = np.random.default_rng(0)
     codes = np.round(draw.laplace(size=600, scale=2)).astype(np.int64)
     letters = np.frombuffer(b'{"laconic":{"format":"2","program":{"inputs":[]}}}', np.uint8)
     tensors = {
-        "same": exactly(np.full((3, 4), 2.5)),
+        "same": Coded((3, 4), "float64", "same", stored=np.array([2.5])),
         "bytes": exactly(draw.normal(size=(6, 5))),
         "half": Coded((30,), "float32", "bytes", ("float16",), stored=draw.normal(size=30).astype(np.float16)),
         ".metadata": Coded((len(letters),), "uint8", "text", stored=letters),
         "sparse": exactly(np.where(draw.random((20, 15)) < 0.1, draw.normal(size=(20, 15)), 0)),
         "table": exactly(draw.choice(np.float32([-1, 0, 0.5]), (20, 15))),
         "scalar": Coded((20, 30), "float32", "grid", (0, -40), codes, 0),
-        "trellis": Coded((10, 10, 3, 2), "float32", "grid", (64, -43, 7, 3, 0), codes, 64),
-        "large": Coded((5,), "float64", "grid", (4, 100, 5), np.array([1 << 39, -(1 << 20), 0, 12, 13]), 4),
+        "odd and zero": Coded((10, 10, 3, 2), "float32", "grid", (64, -43, 7, 3, 0), multiples_of(codes, 64), 64),
+        "odd": Coded((10, 10, 3, 2), "float32", "grid", (-8, -43, 7, 3, 0), multiples_of(codes, -8), -8),
+        "large": Coded((5,), "float64", "grid", (4, 100, 5), multiples_of(np.array([1 << 38, -(1 << 20), 0, 12, 13]), 4), 4),
         "empty": Coded((0, 7), "float32", "grid", (8, -40), codes[:0], 8),
     }
     data = file_of(tensors, {"network": "zoo:lenet5"})

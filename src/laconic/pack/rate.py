@@ -12,8 +12,8 @@ from math import e, log2, pi
 import numpy as np
 from numpy.typing import NDArray
 
-from laconic.pack.reader import multiples, step_size
-from laconic.pack.trellis import CLASSES, LEVELS, best_codes
+from laconic.pack.reader import levels, step_size
+from laconic.pack.trellis import CLASSES, LEVELS, best_multiples, quantizers
 from laconic.pack.writer import Coded
 
 _ROUNDS = 3
@@ -43,28 +43,39 @@ def code_tensor(
         states: of the trellis; 0: none.
         importance: of the squared error of each entry, in the shape of the tensor; None: all alike.
     """
-    size = step_size(step)
-    values = array.astype(np.float64).ravel() / size
+    values = array.astype(np.float64).ravel() / step_size(step)
     weights = np.ones(len(values)) if importance is None else importance.astype(np.float64).ravel() / max(float(importance.mean()), 1e-30)
-    classes, bits = _classes(np.abs(values), array.shape), _first_bits(np.abs(values), states)
-    codes = np.zeros(len(values), np.int64)
-    for _ in range(_ROUNDS if len(values) else 0):
-        codes = best_codes(values, weights, classes, bits, worth, states)
-        bits = _bits(codes, classes, states)
-    shifts = _shifts(values, multiples(codes, states))
-    coded = Coded(array.shape, "float32", "grid", (states, step, *shifts), codes, states)
+    classes = _classes(np.abs(values), array.shape)
+    found = [_searched(values, weights, classes, worth, each) for each in ((states, -states) if states else (0,))]
+    _, best, shifts, multiples = min(found, key=lambda each: each[0])
+    coded = Coded(array.shape, "float32", "grid", (best, step, *shifts), multiples, best)
     return coded, decoded(coded)
 
 
 def decoded(coded: Coded) -> NDArray[np.float32]:
     """Return what a tensor of form `grid` is read as."""
     assert coded.codes is not None
-    states, step, *nearer = map(int, coded.settings)
-    levels = 64 * multiples(coded.codes.ravel(), states)
-    sizes = np.minimum(np.abs(levels) // 64, len(nearer))
-    levels -= np.sign(levels) * np.array([0, *nearer])[sizes]
-    found: NDArray[np.float32] = (levels * (step_size(step) / 64)).astype(np.float32).reshape(coded.shape)
+    _, step, *nearer = map(int, coded.settings)
+    found: NDArray[np.float32] = levels(coded.codes.ravel(), "float32", step, nearer).reshape(coded.shape)
     return found
+
+
+def _searched(
+    values: NDArray[np.float64], weights: NDArray[np.float64], classes: NDArray[np.int64], worth: float, states: int
+) -> tuple[float, int, list[int], NDArray[np.int64]]:
+    """Return the bits beyond a Gaussian bound, up to a constant, the trellis, the shifts and the multiples."""
+    bits, shifts, multiples, cost = _first_bits(np.abs(values), states), [0] * _SHIFTS, np.zeros(len(values), np.int64), 0.0
+    for _ in range(_ROUNDS if len(values) else 0):
+        nearer = np.array([0, *shifts]) / 64
+        multiples = best_multiples(values, weights, classes, bits, worth, states, nearer)
+        second = quantizers(multiples, states)
+        bits = _bits(multiples, second, classes, states)
+        shifts = _shifts(values, multiples)
+        codes = _codes(multiples, second, states)
+        rate = bits[second, classes, np.minimum(codes, LEVELS - 1)].mean() + np.maximum(0, codes - LEVELS + 1).mean()
+        error = (weights * np.square(values - _placed(multiples, shifts))).mean()
+        cost = float(rate + np.log2(max(error, 1e-30)) / 2)
+    return cost, states, shifts, multiples
 
 
 def quality(array: NDArray[np.floating], found: NDArray[np.floating]) -> Quality:
@@ -113,22 +124,27 @@ def _first_bits(sizes: NDArray[np.float64], states: int) -> NDArray[np.float64]:
     return bits
 
 
-def _bits(codes: NDArray[np.int64], classes: NDArray[np.int64], states: int) -> NDArray[np.float64]:
+def _bits(multiples: NDArray[np.int64], second: NDArray[np.int64], classes: NDArray[np.int64], states: int) -> NDArray[np.float64]:
     """Return what codes of each size cost, by quantizer and class, from how often they are used."""
-    sizes = np.minimum(np.abs(codes), LEVELS - 1)
-    second = _second(codes, states)
-    counts = np.zeros((2, CLASSES, LEVELS))
-    np.add.at(counts, (second, classes, sizes), 1)
+    sizes = np.minimum(_codes(multiples, second, states), LEVELS - 1)
+    counts = np.bincount((second * CLASSES + classes) * LEVELS + sizes, minlength=2 * CLASSES * LEVELS).reshape(2, CLASSES, LEVELS)
     of_all = counts.sum(1, keepdims=True) + 0.1
-    counts += _PRIOR * of_all / of_all.sum(2, keepdims=True)
+    smooth = counts + _PRIOR * of_all / of_all.sum(2, keepdims=True)
     bits = np.ones((2, CLASSES, LEVELS + 1))
-    bits[:, :, :LEVELS] = -np.log2(counts / counts.sum(2, keepdims=True)) + (np.arange(LEVELS) > 0)
+    bits[:, :, :LEVELS] = -np.log2(smooth / smooth.sum(2, keepdims=True)) + (np.arange(LEVELS) > 0)
     return bits
 
 
-def _second(codes: NDArray[np.int64], states: int) -> NDArray[np.int64]:
-    """Return whether each code is of the second quantizer."""
-    return multiples(np.where(codes == 0, 2, np.abs(codes)), states) & 1 if states > 1 else np.zeros_like(codes)
+def _codes(multiples: NDArray[np.int64], second: NDArray[np.int64], states: int) -> NDArray[np.int64]:
+    """Return the sizes of the codes of multiples."""
+    return (np.abs(multiples) + second) >> (1 if states else 0)
+
+
+def _placed(multiples: NDArray[np.int64], shifts: list[int]) -> NDArray[np.float64]:
+    """Return where multiples are decoded to, in steps."""
+    nearer = np.array([0, *shifts]) / 64
+    found: NDArray[np.float64] = multiples - np.sign(multiples) * nearer[np.minimum(np.abs(multiples), len(shifts))]
+    return found
 
 
 def _shifts(values: NDArray[np.float64], levels: NDArray[np.int64]) -> list[int]:

@@ -17,7 +17,7 @@ _EDGE = 2047  # of log odds, in 256ths
 _SLOTS, _KINDS, _WIDTH = 8, 24, 1024  # counters asked for each decision, kinds of decision, contexts of a kind in a slot
 _SETS = 64  # of mixing weights for each kind
 _PATIENCE = 1020  # observations after which a counter forgets
-_SIGN, _MORE, _LARGEST = 1, 2, 12  # kinds: zero or not, the sign, larger than 1, 2, ... 12; what is larger is in Exp-Golomb code
+_SIGN, _LARGEST = 13, 12  # kinds: larger than 0, 1, ... 12, then the sign; what is larger is in Exp-Golomb code
 _PER_BYTE = 1 << 14  # decisions that a byte can hold at most: none is likelier than 1 - 23 / 2**16
 _BEHIND = 8  # zeros that are read behind the end at most
 # What the model of text learns from before the first header, and before the first graph of a program
@@ -88,7 +88,7 @@ def _opened(data, loops):
         raise CorruptArtifact("this is no .lac file, or it is cut off")
     if data[3] != VERSION:
         raise CorruptArtifact(f"the file has version {data[3]}, this reader knows version {VERSION}; take a newer laconic")
-    if int.from_bytes(data[4:8].tobytes(), "little") != checksum(data[8:]):
+    if int.from_bytes(data[4:8].tobytes(), "little") != (loops or globals())["checksum"](data[8:]):
         raise CorruptArtifact("the file is damaged: its checksum differs from the one it was written with")
     return Stream(data[8:], loops)
 
@@ -129,7 +129,8 @@ def _sensible(kind, form, settings):
     if form == "table":
         return len(settings) == 2 and 0 <= settings[0] < settings[1] <= 1 << 16
     if form == "grid":
-        return kind[0] == "f" and settings[0] in (0, *TRELLISES) and abs(settings[1]) <= 8192 and all(abs(s) <= 63 for s in settings[2:])
+        states, step, *nearer = settings
+        return kind[0] == "f" and abs(states) in (0, *TRELLISES) and abs(step) <= 8192 and all(abs(each) <= 63 for each in nearer)
     return not settings and (kind == "uint8" or form != "text")
 
 
@@ -168,27 +169,24 @@ def _table(body, shape, count, kind, below, size):
 
 def _grid(body, shape, count, kind, states, step, *nearer):
     """Multiples of a step, 2**(step / 16); those of size 1, 2 and more are nearer to zero by so many 64ths of it."""
-    levels = 64 * multiples(body.codes(shape, count, states), states)
-    for size, shift in enumerate(nearer, 1):
-        chosen = np.abs(levels) == 64 * size if size < len(nearer) else np.abs(levels) >= 64 * size
-        levels = np.where(chosen, levels - np.sign(levels) * shift, levels)
-    largest = float(np.finfo(kind).max)
-    return np.clip(levels * (step_size(step) / 64), -largest, largest).astype(kind)
+    found = body.codes(shape, count, states)
+    lowest, highest = (int(found.min()), int(found.max())) if count else (0, 0)
+    if highest - lowest >= count:
+        return levels(found, kind, step, nearer)
+    return levels(np.arange(lowest, highest + 1), kind, step, nearer)[found - lowest]
 
 
 _FORMS = {"same": _same, "bytes": _bytes, "text": _text, "sparse": _sparse, "table": _table, "grid": _grid}
 
 
-def multiples(codes, states):
-    """Return the multiples of the step that codes stand for; the trellis says which are of the second quantizer, of odd ones and zero."""
-    if states <= 1:
-        return codes
-    feedback, forward = TRELLISES[states]
-    state, second = 0, np.zeros(len(codes), np.int64)
-    for at, odd in enumerate((codes & 1).tolist()):
-        second[at] = state & 1
-        state = (state >> 1) ^ ((feedback >> 1) * (state & 1)) ^ ((forward >> 1) * odd)
-    return 2 * codes - np.sign(codes) * second
+def levels(multiples, kind, step, nearer):
+    """Return the numbers that multiples of a step stand for; see `_grid`."""
+    places = 64 * multiples
+    for size, shift in enumerate(nearer, 1):
+        chosen = np.abs(multiples) == size if size < len(nearer) else np.abs(multiples) >= size
+        places = np.where(chosen, places - np.sign(multiples) * shift, places)
+    largest = float(np.finfo(kind).max)
+    return np.clip(places * (step_size(step) / 64), -largest, largest).astype(kind)
 
 
 def step_size(step):
@@ -245,7 +243,7 @@ class Stream:
 
     def spelled(self, letters, stride, coder=None, data=None):
         """Return letters, read (where each is -1) or written; with another coder they are only learnt from."""
-        run, room = self.loops.spell if self.loops else spell, (self._tables, self._places)
+        run, room = (self.loops or globals())["spell"], (self._tables, self._places)
         coder, data = (self._coder, self._data) if data is None else (self._kind(coder), data)
         run(self._kind(letters), stride, (*self._letters, self._room), coder, data, *room)
         self.ended()
@@ -258,7 +256,7 @@ class Stream:
         kernel = max(1, count // (rows * shape[1])) if len(shape) > 2 and count else 1
         room = self._filled(0, columns), self._filled(0, columns // kernel + 1), self._places, self._filled(0, 6)
         codes = self._filled(0, count) if values is None else self._kind(values)
-        run, trellis = self.loops.walk if self.loops else walk, (states, *TRELLISES.get(states, (0, 0)))
+        run, trellis = (self.loops or globals())["walk"], (states, *TRELLISES.get(abs(states), (0, 0)))
         model, coder = (*self._numbers, self._room), (self._coder, self._data)
         run(codes, values is not None, (rows, columns, kernel), trellis, model, *coder, self._tables, room)
         self.ended()
@@ -278,7 +276,7 @@ def tables():
     stretch = (np.minimum(np.searchsorted(squash, np.arange(8, _ONE, 16)), 2 * _EDGE) - _EDGE).tolist()
     rates = [2 * _ONE // (2 * n + 3) for n in range(_PATIENCE + 1)]
     logs = [0, 1] + [min(23, 2 * n.bit_length() - 2 + (n >> (n.bit_length() - 2) & 1)) for n in range(2, 4096)]
-    return squash, stretch, rates, logs
+    return squash, stretch, logs, rates
 
 
 _TABLES = tables()
@@ -313,7 +311,7 @@ def decide(bit, kind, first, second, places, model, coder, data, tables):
     mean of both. `model` is chances, how often each was seen, mixing weights, and room for log odds.
     """
     chances, counts, mixing, inputs = model
-    squash, stretch, rates, _ = tables
+    squash, stretch, _, rates = tables
     here, there = (kind * _SETS + first) * _SLOTS, ((_KINDS + kind) * _SETS + second) * _SLOTS
     one, two = 0, 0
     for slot in range(_SLOTS):
@@ -339,33 +337,43 @@ def decide(bit, kind, first, second, places, model, coder, data, tables):
 def walk(codes, writing, size, trellis, model, coder, data, tables, room):
     """Read or write the whole numbers of a tensor, row by row.
 
-    `size` is rows (outputs), columns (weights of an output), and how many consecutive ones are of the same input; `trellis` its states,
-    feedback and input, fewer than two states for a single quantizer; `room` zeros for columns, inputs, slots, neighbours.
+    `size` is rows (outputs), columns (weights of an output), and how many consecutive ones are of the same input; `trellis` its states
+    (0: none, below 0: its second quantizer has no zero), feedback and input; `room` zeros for columns, inputs, slots, neighbours.
     """
     rows, columns, kernel = size
-    states, feedback, forward = trellis
-    logs, rates = tables[3], tables[2]
+    logs, rates = tables[2:]
     of_column, of_input, places, around = room
-    state, of_all = 0, 0
+    state, of_all, half = 0, 0, 0 if trellis[0] == 0 else 1
     for row in range(rows):
         of_row = of_all
         for column in range(columns):
             if coder[3] > len(data) + _BEHIND:
                 return
-            at, second, spot, channel = row * columns + column, state & 1, min(column % kernel, 15), column // kernel
+            at, second = row * columns + column, state & 1
+            value, least = (abs(codes[at]) + second) >> half, 1 if trellis[0] < 0 and second else 0
+            spot, channel = min(column % kernel, 15), column // kernel
             look(codes, at, row, column, columns, kernel, around)
             by_row, by_column = logs[min(of_row >> 4, 4095)], logs[min(of_column[column] >> 4, 4095)]
-            contexts(around, second, spot, by_row, by_column, logs[min(of_input[channel] >> 4, 4095)], places)
+            contexts(around, half, second, spot, by_row, by_column, logs[min(of_input[channel] >> 4, 4095)], places)
             sets = 2 * by_row + second, 2 * by_column + second
-            value = entry(codes[at], writing, sets, second, spot, around, places, model, coder, data, tables)
+            value = -value if codes[at] < 0 else value
+            value = entry(value, writing, least, sets, second, spot, around, places, model, coder, data, tables)
+            value = (value << half) - second * ((value > 0) - (value < 0))
             codes[at] = value
-            if states > 1:
-                state = (state >> 1) ^ ((feedback >> 1) * second) ^ ((forward >> 1) * (value & 1))
-            seen = min(abs(value), 15) << 12
+            state = after(state, value, trellis)
+            seen = min(abs(value), 31) << (12 - half)
             of_row += (seen - of_row) >> 6
             of_column[column] += ((seen - of_column[column]) * rates[min(row, 30)]) >> 16
             of_input[channel] += (seen - of_input[channel]) >> 4
         of_all += (of_row - of_all) >> 2
+
+
+def after(state, value, trellis):
+    """Return the state of the trellis behind a multiple of the step."""
+    states, feedback, forward = trellis
+    second = state & 1
+    odd = (value >> 1) & 1 if states < 0 else ((abs(value) + second) >> 1) & 1
+    return (state >> 1) ^ ((feedback >> 1) * second) ^ ((forward >> 1) * odd)
 
 
 def look(codes, at, row, column, columns, kernel, around):
@@ -375,11 +383,11 @@ def look(codes, at, row, column, columns, kernel, around):
     around[4], around[5] = codes[at - columns] if row > 0 else 0, codes[at - 2 * columns] if row > 1 else 0
 
 
-def contexts(around, second, spot, by_row, by_column, by_input, places):
+def contexts(around, half, second, spot, by_row, by_column, by_input, places):
     """Fill `places` with the contexts of a number's size: its neighbours' sizes and how large numbers have been in its row and column."""
-    beside = min(2 * abs(around[0]) + abs(around[1]), 15)
-    before = min(2 * abs(around[2]) + abs(around[3]), 15)
-    above = min(2 * abs(around[4]) + abs(around[5]), 15)
+    beside = min((2 * abs(around[0]) + abs(around[1])) >> half, 15)
+    before = min((2 * abs(around[2]) + abs(around[3])) >> half, 15)
+    above = min((2 * abs(around[4]) + abs(around[5])) >> half, 15)
     places[0] = second
     places[1] = 2 * (beside * 16 + before) + second
     places[2] = 2 * (before * 16 + above) + second
@@ -390,24 +398,23 @@ def contexts(around, second, spot, by_row, by_column, by_input, places):
     places[7] = 2 * (spot * 24 + by_input) + second
 
 
-def entry(value, writing, sets, second, spot, around, places, model, coder, data, tables):
-    """Read or write one number in its contexts: whether it is 0, its size in unary, its sign; returns it."""
-    first, too = sets
-    if not decide((1 if value != 0 else 0) if writing else -1, 0, first, too, places, model, coder, data, tables):
-        return 0
-    size, bit = 1, 1
+def entry(value, writing, least, sets, second, spot, around, places, model, coder, data, tables):
+    """Read or write one number of at least some size in its contexts: its size in unary, then its sign; returns it."""
+    size, bit = least, 1
     while size <= _LARGEST and bit:
         bit = (1 if abs(value) > size else 0) if writing else -1
-        bit = decide(bit, _MORE + size - 1, first, too, places, model, coder, data, tables)
+        bit = decide(bit, size, sets[0], sets[1], places, model, coder, data, tables)
         size += bit
     if size > _LARGEST:
         size += large(abs(value) - size if writing else -1, coder, data)
+    if size == 0:
+        return 0
+    bit = (1 if value < 0 else 0) if writing else -1
     places[0] = 0
     for slot in range(3):
         places[slot + 1] = 9 + pair(around[2 * slot], around[2 * slot + 1])
         places[slot + 4] = 9 + pair(around[2 * slot], around[(2 * slot + 2) % 6])
     places[7] = 18 * spot + places[4]
-    bit = (1 if value < 0 else 0) if writing else -1
     return -size if decide(bit, _SIGN, second, spot, places, model, coder, data, tables) else size
 
 
@@ -466,34 +473,27 @@ def parsed(text):
 
 def _value(text, at):
     """Return the value that begins at a place of the text, and the place behind it."""
-    if text[at] in "[{":
-        return _items(text, at + 1, "]" if text[at] == "[" else "}")
-    if text[at] == '"':
-        return _letters(text, at + 1)
+    begin, at, items = text[at], at + 1, []
+    if begin in "[{":
+        while text[at] not in "]}":
+            item, at = _value(text, at)
+            items.append(item)
+            if text[at] not in ",:]}":
+                raise CorruptArtifact("its header is no JSON")
+            at += text[at] in ",:"
+        if text[at] != {"[": "]", "{": "}"}[begin]:
+            raise CorruptArtifact("its header is no JSON")
+        return (items if begin == "[" else dict(zip(items[::2], items[1::2], strict=True))), at + 1
+    if begin == '"':
+        while text[at] != '"':
+            at += text[at] == "\\"
+            items.append(text[at])
+            at += 1
+        return "".join(items), at + 1
     for word, value in (("true", True), ("false", False), ("null", None)):
-        if text.startswith(word, at):
-            return value, at + len(word)
-    end = at + 1
+        if text.startswith(word, at - 1):
+            return value, at - 1 + len(word)
+    end = at
     while text[end : end + 1].isdigit():
         end += 1
-    return int(text[at:end]), end
-
-
-def _items(text, at, close):
-    items = []
-    while text[at] != close:
-        item, at = _value(text, at)
-        items.append(item)
-        if text[at] not in (",", ":", close):
-            raise CorruptArtifact("its header is no JSON")
-        at += text[at] != close
-    return (items if close == "]" else dict(zip(items[::2], items[1::2], strict=True))), at + 1
-
-
-def _letters(text, at):
-    letters = []
-    while text[at] != '"':
-        at += text[at] == "\\"
-        letters.append(text[at])
-        at += 1
-    return "".join(letters), at + 1
+    return int(text[at - 1 : end]), end

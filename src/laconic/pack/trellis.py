@@ -3,10 +3,12 @@
 Source: M. W. Marcellin, T. R. Fischer, "Trellis Coded Quantization of Memoryless and Gauss-Markov Sources", IEEE Transactions on
 Communications 38, 1990; T. R. Fischer, M. Wang, "Entropy-Constrained Trellis-Coded Quantization", IEEE Transactions on Information Theory
 38, 1992; trellises by G. Ungerboeck, "Channel Coding with Multilevel/Phase Signals", IEEE Transactions on Information Theory 28, 1982,
-table I. One quantizer has the even multiples of the step, the other the odd ones and zero, as in H. Schwarz et al., "Quantization and
-Entropy Coding in the Versatile Video Coding (VVC) Standard", IEEE Transactions on Circuits and Systems for Video Technology 31, 2021.
+table I.
+There are two pairs of quantizers. The first always has the even multiples of the step; the second has the odd ones (as in Fischer and
+Wang: least error at a bit for each value and more), or the odd ones and zero, as in H. Schwarz et al., "Quantization and Entropy Coding in
+the Versatile Video Coding (VVC) Standard", IEEE Transactions on Circuits and Systems for Video Technology 31, 2021 (where most are zero).
 
-With one state there is one quantizer, and this is rate-distortion optimal scalar quantization.
+With no trellis there is one quantizer, and this is rate-distortion optimal scalar quantization.
 """
 
 import sys
@@ -16,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laconic.numeric.compiled import compiled
+from laconic.pack import reader
 from laconic.pack.reader import TRELLISES
 
 CLASSES, LEVELS = 24, 16  # rows of the table of bits; sizes whose bits are told apart
@@ -23,15 +26,16 @@ _SEGMENT = 1 << 14  # values that are decided on together
 _NEVER = 1e300
 
 
-def best_codes(
+def best_multiples(
     values: NDArray[np.float64],
     weights: NDArray[np.float64],
     classes: NDArray[np.int64],
     bits: NDArray[np.float64],
     worth: float,
     states: int,
+    nearer: NDArray[np.float64],
 ) -> NDArray[np.int64]:
-    """Return the codes of least weighted squared error plus bits, by the Viterbi algorithm, segment by segment.
+    """Return the multiples of least weighted squared error plus bits, by the Viterbi algorithm, segment by segment.
 
     Args:
         values: in steps, in the order of coding; (n,).
@@ -39,66 +43,105 @@ def best_codes(
         classes: which row of `bits` each is coded by; (n,).
         bits: (2, CLASSES, LEVELS + 1): what a code of each size costs in each quantizer, with its sign; the last: what each more does.
         worth: squared steps that a bit is worth.
-        states: of the trellis; 0 or 1: one quantizer.
+        states: of the trellis; 0: one quantizer; below 0: the second quantizer has no zero.
+        nearer: by how many steps multiples of size 0, 1, ... are nearer to zero; the last, those of all larger sizes too.
     """
-    count, length = max(1, states), min(len(values), _SEGMENT)
+    count, length = max(1, abs(states)), min(len(values), _SEGMENT)
     room = np.zeros((length, count), np.int64), np.zeros((length, count), np.int64), np.zeros(count), np.zeros(count)
-    codes = np.zeros(len(values), np.int64)
-    trellis = (count, *TRELLISES.get(states, (0, 0)))
+    found = np.zeros(len(values), np.int64)
+    trellis = (states, *TRELLISES.get(abs(states), (0, 0)))
     loops = compiled(sys.modules[__name__], ("nearest", "path"))
-    loops.path(values, weights, classes, bits, float(worth), trellis, codes, room)
-    return codes
+    loops.path(values, weights, classes, bits, float(worth), trellis, nearer, found, (*room, np.zeros((2, 2)), np.zeros((2, 2), np.int64)))
+    return found
 
 
-def path(values: Any, weights: Any, classes: Any, bits: Any, worth: float, trellis: Any, codes: Any, room: Any) -> None:
-    """Fill `codes`; see `best_codes`. `room` has the codes and the states before of a segment, and the costs of all states, twice."""
+def quantizers(multiples: NDArray[np.int64], states: int) -> NDArray[np.int64]:
+    """Return which quantizer each multiple is of: 0, 1."""
+    found = np.zeros_like(multiples)
+    if states:
+        loops = compiled(reader, ("after",))
+        compiled(sys.modules[__name__], ("trace",)).trace(multiples, loops.after, (states, *TRELLISES[abs(states)]), found)
+    return found
+
+
+def trace(multiples: Any, after: Any, trellis: Any, found: Any) -> None:
+    """Fill `found` with the quantizer of each multiple; `after` is the reader's."""
+    state = 0
+    for at in range(len(multiples)):
+        found[at] = state & 1
+        state = after(state, multiples[at], trellis)
+
+
+def path(values: Any, weights: Any, classes: Any, bits: Any, worth: float, trellis: Any, nearer: Any, found: Any, room: Any) -> None:
+    """Fill `found`; see `best_multiples`.
+
+    `room` has the multiples and the states before of a segment, the costs of all states, twice, and the least cost and its multiple by
+    quantizer and branch.
+    """
     states, feedback, forward = trellis
-    chosen, before, costs, later = room
+    chosen, before, costs, later, least, best = room
     first = 0
     for start in range(0, len(values), len(chosen)):
         end = min(start + len(chosen), len(values))
         costs[:] = _NEVER
         costs[first] = 0.0
         for at in range(start, end):
+            for second in range(2 if states else 1):
+                for odd in range(2):
+                    row = bits[second, classes[at]]
+                    least[second, odd], best[second, odd] = nearest(values[at], odd, second, states, row, weights[at], worth, nearer)
             later[:] = _NEVER
-            for state in range(states):
+            for state in range(len(costs)):
                 if costs[state] >= _NEVER:
                     continue
                 second = state & 1
                 for odd in range(2):
-                    cost, code = nearest(abs(values[at]), odd, second if states > 1 else -1, bits[second, classes[at]], weights[at], worth)
                     after = (state >> 1) ^ ((feedback >> 1) * second) ^ ((forward >> 1) * odd)
-                    if costs[state] + cost < later[after]:
-                        later[after] = costs[state] + cost
-                        chosen[at - start, after], before[at - start, after] = code, state
+                    if costs[state] + least[second, odd] < later[after]:
+                        later[after] = costs[state] + least[second, odd]
+                        chosen[at - start, after], before[at - start, after] = best[second, odd], state
             costs[:] = later
         first = int(np.argmin(costs))
         last = first
         for at in range(end - 1, start - 1, -1):
-            codes[at] = -chosen[at - start, last] if values[at] < 0 else chosen[at - start, last]
+            found[at] = chosen[at - start, last]
             last = before[at - start, last]
 
 
-def nearest(size: float, odd: int, second: int, bits: Any, weight: float, worth: float) -> tuple[float, int]:
-    """Return the least cost of a code of one parity, and the code: the nearest, the one below it, or the smallest.
+def nearest(value: float, odd: int, second: int, states: int, bits: Any, weight: float, worth: float, nearer: Any) -> tuple[float, int]:
+    """Return the least cost of a multiple of one branch, and it: the nearest, the next towards zero, or the smallest.
 
     Args:
-        size: of the value, in steps.
-        odd: the parity.
-        second: whether the quantizer is the second; -1: there is one, of all multiples.
+        value: in steps.
+        odd: the branch.
+        second: the quantizer.
+        states: of the trellis, as in `best_multiples`.
         bits: of codes of each size.
         weight: of the squared error.
         worth: squared steps that a bit is worth.
+        nearer: shifts of multiples by size.
     """
-    middle = size if second < 0 else (size + second) / 2
-    rounded = 2 * int((middle - odd) / 2 + 0.5) + odd if middle > odd else odd
-    least, best = _NEVER, odd
-    for code in (rounded, rounded - 2, odd):
-        if code < 0:
+    mirrored = value < 0 and states >= 0  # quantizers with zero are symmetric, branch by branch
+    place = -value if mirrored else value
+    period, half = (4, 1) if states else (2, 0)
+    smallest = 2 * odd + second if states else odd
+    if states > 0 and second:
+        smallest = odd
+        rest = 1 if odd else 3
+    else:
+        rest = smallest
+    if smallest == 3:
+        smallest = -1
+    rounded = rest + period * int(np.floor((place - rest) / period + 0.5))
+    least, best = _NEVER, smallest
+    for multiple in (rounded, rounded - period if place > 0 else rounded + period, smallest):
+        if states >= 0 and multiple < 0:
             continue
-        level = code if second < 0 else 2 * code - (second if code else 0)
-        rate = bits[min(code, LEVELS - 1)] + max(0, code - LEVELS + 1) * bits[LEVELS]
-        cost = weight * (size - level) ** 2 + worth * rate
+        size = abs(multiple)
+        code = (size + second) >> half
+        shift = nearer[min(size, len(nearer) - 1)]
+        error = place - (multiple - shift if multiple > 0 else multiple + shift)
+        cost = weight * error**2 + worth * (bits[min(code, LEVELS - 1)] + max(0, code - LEVELS + 1) * bits[LEVELS])
         if cost < least:
-            least, best = cost, code
-    return least, best
+            least, best = cost, multiple
+    return least, -best if mirrored else best

@@ -42,7 +42,8 @@ class Writer(reader.Stream):
         if sizes.size and sizes.max() >= 1 << 40:
             raise ValueError(f"a .lac file holds codes below 2**40; got {sizes.max()}")
         self._make_room(3 * (2 * sizes.size + int(np.minimum(sizes, 12).sum())) // 2 + 16 * int((sizes >= 12).sum()))
-        self.codes(shape, codes.size, states, codes.ravel().tolist())
+        if (self.codes(shape, codes.size, states, codes.ravel().tolist()) != codes.ravel()).any():
+            raise ValueError(f"some of these numbers are not of the quantizer that a trellis of {states} states has for them")
 
     @property
     def position(self) -> int:

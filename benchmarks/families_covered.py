@@ -1,6 +1,6 @@
 """Coverage of structured pruning: half the channels of every group cut, on every network of a list, with no help for any of them.
 
-    python benchmarks/coverage.py --models models.json --json coverage.json [--only NAME ...] [--timeout 180]
+    python benchmarks/families_covered.py --models models.json --json coverage.json [--only NAME ...] [--timeout 180]
                                    [--torch-pruning PYTHON]
 
 The list holds `{"model": timm name, "input": [batch, channels, height, width], ...}`. Each network has a process of its own. A network
