@@ -33,10 +33,14 @@ from networks import NETWORKS, build
 
 STEPS = step_classes()
 
+# Sparser than prune.Magnitude's half, in little time
+SPARSE = {"sparsity": 0.6, "epochs": 2, "batch": 32, "every": 5, "autocast": "off"}
+
 # Settings for the battery, where the defaults would take long or change too little
 SETTINGS = {
     "distill.Response": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
     "prune.Filters": {"ratio": 0.3},
+    "prune.Gradual": SPARSE,
     "prune.Heads": {"ratio": 0.5},
     "prune.Layers": {"training": Training(epochs=2, batch=32, learning_rate=0.02, autocast="off")},
     "quantize.Training": {"epochs": 1, "autocast": "off"},
@@ -47,6 +51,7 @@ SETTINGS = {
 OTHER_SETTINGS = {
     "distill.Response": {"temperature": 2.5, "alpha": 0.25, "epochs": 3, "warmup": 0.1},
     "prune.Filters": {"macs": 0.6, "importance": "l2", "rounds": 2, "training": Training(epochs=2, ema=0.9), "exclude": ("head",)},
+    "prune.Gradual": {"sparsity": 0.95, "initial": 0.5, "begin": 0.1, "end": 0.5, "straight_through": True, "epochs": 3, "alpha": 0.0},
     "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
@@ -80,6 +85,8 @@ REFUSED = {
     ("quantize.WeightOnly", "quantize.Static"),
     ("quantize.WeightOnly", "quantize.Training"),
     ("quantize.WeightOnly", "quantize.WeightOnly"),
+    ("prune.Gradual", "prune.Gradual"),
+    ("prune.Gradual", "prune.Magnitude"),
     ("prune.Magnitude", "prune.Magnitude"),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),

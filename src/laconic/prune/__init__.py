@@ -1,8 +1,9 @@
 """Pruning: weights that are zero, structures that are gone."""
 
 from laconic.prune.filters import Filters
+from laconic.prune.gradual import Gradual
 from laconic.prune.heads import Heads
 from laconic.prune.layers import Layers
 from laconic.prune.magnitude import Magnitude
 
-__all__ = ["Filters", "Heads", "Layers", "Magnitude"]
+__all__ = ["Filters", "Gradual", "Heads", "Layers", "Magnitude"]

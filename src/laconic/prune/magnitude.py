@@ -26,11 +26,16 @@ def smallest(weight: Tensor, sparsity: float) -> Tensor:
     Returns:
         Boolean tensor of the shape of `weight`, True where the entry is to be zeroed.
     """
-    count = int(round(sparsity * weight.numel(), 6))  # 0.29 * 100 is 28.999999999999996
-    order = torch.argsort(weight.abs().flatten(), stable=True)
-    marked = torch.zeros(weight.numel(), dtype=torch.bool, device=weight.device)
+    return lowest(weight.abs(), sparsity)
+
+
+def lowest(score: Tensor, sparsity: float) -> Tensor:
+    """Mark the `sparsity` share of entries that have the lowest score, as `smallest` those of the smallest magnitude."""
+    count = int(round(sparsity * score.numel(), 6))  # 0.29 * 100 is 28.999999999999996
+    order = torch.argsort(score.flatten(), stable=True)
+    marked = torch.zeros(score.numel(), dtype=torch.bool, device=score.device)
     marked[order[:count]] = True
-    return marked.reshape(weight.shape)
+    return marked.reshape(score.shape)
 
 
 def smallest_of_all(tensors: list[Tensor], sparsity: float) -> list[Tensor]:
@@ -39,9 +44,14 @@ def smallest_of_all(tensors: list[Tensor], sparsity: float) -> list[Tensor]:
     Returns:
         Boolean tensors of the shapes of `tensors`.
     """
-    marked = smallest(torch.cat([tensor.flatten() for tensor in tensors]), sparsity)
-    parts = marked.split([tensor.numel() for tensor in tensors])
-    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    return lowest_of_all([tensor.abs() for tensor in tensors], sparsity)
+
+
+def lowest_of_all(scores: list[Tensor], sparsity: float) -> list[Tensor]:
+    """Mark the `sparsity` share of the entries of all tensors together that have the lowest scores."""
+    marked = lowest(torch.cat([score.flatten() for score in scores]), sparsity)
+    parts = marked.split([score.numel() for score in scores])
+    return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
 def below_deviation(weight: Tensor, quality: float) -> Tensor:
@@ -78,10 +88,8 @@ class Magnitude:
         """Register a mask on every chosen weight."""
         chosen = weights(program, self.include, self.exclude)
         marked = self._zeroed([weight.value for weight in chosen])
-        if not any(bool(weight.value[zeroed].any()) for weight, zeroed in zip(chosen, marked, strict=True)):
-            names = ", ".join(weight.name for weight in chosen)
-            raise LaconicError(f"prune.Magnitude would zero no weight that is not zero already in {names}; ask for more")
-        _check_not_emptied(chosen, marked)
+        check_zeroes_more("prune.Magnitude", chosen, marked)
+        check_not_emptied(chosen, marked)
         for weight, zeroed in zip(chosen, marked, strict=True):
             represent(program, weight.name, Mask(~zeroed))
             context.note(f"{weight.name}: {zeroed.float().mean():.1%} of {zeroed.numel()} weights are zero")
@@ -94,7 +102,23 @@ class Magnitude:
         return smallest_of_all(values, sparsity) if self.scope == "global" else [smallest(value, sparsity) for value in values]
 
 
-def _check_not_emptied(chosen: list[Weight], marked: list[Tensor]) -> None:
+def check_zeroes_more(step: str, chosen: list[Weight], marked: list[Tensor]) -> None:
+    """Find that all that is marked is zero already.
+
+    Raises:
+        LaconicError: says so of the step.
+    """
+    if not any(bool(weight.value[zeroed].any()) for weight, zeroed in zip(chosen, marked, strict=True)):
+        names = ", ".join(weight.name for weight in chosen)
+        raise LaconicError(f"{step} would zero no weight that is not zero already in {names}; ask for more")
+
+
+def check_not_emptied(chosen: list[Weight], marked: list[Tensor]) -> None:
+    """Find layers in which nothing but zeros would be left.
+
+    Raises:
+        LaconicError: names them.
+    """
     emptied = [weight.name for weight, zeroed in zip(chosen, marked, strict=True) if not weight.value[~zeroed].any()]
     if emptied:
         raise LaconicError(
