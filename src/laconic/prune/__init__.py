@@ -5,5 +5,8 @@ from laconic.prune.gradual import Gradual
 from laconic.prune.heads import Heads
 from laconic.prune.layers import Layers
 from laconic.prune.magnitude import Magnitude
+from laconic.prune.movement import Movement
+from laconic.prune.n_of_m import NofM
+from laconic.prune.rounds import Rounds
 
-__all__ = ["Filters", "Gradual", "Heads", "Layers", "Magnitude"]
+__all__ = ["Filters", "Gradual", "Heads", "Layers", "Magnitude", "Movement", "NofM", "Rounds"]
