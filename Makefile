@@ -23,7 +23,7 @@ demo: runs/demo/digits.safetensors
 	$(BIN)/laconic shrink --model zoo:digits_cnn --weights $< --data digits --max-drop 1 --smaller 3 --faster 1.3 --out runs/demo
 
 test: $(VENV)/installed lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check

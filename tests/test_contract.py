@@ -46,6 +46,7 @@ SETTINGS = {
     "prune.NofM": {"indivisible": "leave"},
     "prune.Rounds": {"sparsity": 0.6, "rounds": 2, "epochs": 1, "batch": 32, "autocast": "off"},
     "prune.Layers": {"training": Training(epochs=2, batch=32, learning_rate=0.02, autocast="off")},
+    "quantize.EntropyPenalized": {"epochs": 1, "autocast": "off"},
     "quantize.Training": {"epochs": 1, "autocast": "off"},
     "tune.FineTune": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
 }
@@ -61,6 +62,7 @@ OTHER_SETTINGS = {
     "prune.Movement": {"sparsity": 0.95, "scope": "global", "begin": 0.1, "end": 0.5, "epochs": 3, "alpha": 0.0},
     "prune.NofM": {"n": 1, "m": 8, "indivisible": "leave"},
     "prune.Rounds": {"sparsity": 0.95, "rounds": 3, "spacing": "cubic", "rescale_dropout": False, "exclude": ("head",)},
+    "quantize.EntropyPenalized": {"price": 1e-5, "spacing": 0.5, "alpha": 0.5, "epochs": 2, "exclude": ("head",)},
     "quantize.Mixed": {
         "weight_bits": (3, 5, 8),
         "activation_bits": (4, 8),
@@ -71,11 +73,21 @@ OTHER_SETTINGS = {
     "quantize.Static": {"ranges": "percentile", "percentile": 0.99, "bias_correction": False, "include": ("left",), "weight_bits": 4},
     "quantize.Training": {"weight_bits": 2, "activation_bits": 3, "sum_bits": 4, "wide": ("left",), "alpha": 0.5, "epochs": 2},
     "quantize.WeightOnly": {"format": "int3", "granularity": "group", "group_size": 32, "symmetric": False, "exclude": ("head",)},
+    "share.KMeans": {
+        "bits_per_weight": 3.5,
+        "granularity": "group",
+        "group_size": 8,
+        "importance": "fisher",
+        "epochs": 2,
+        "exclude": ("head",),
+    },
     "tune.FineTune": {"epochs": 2, "optimizer": "adamw", "ema": 0.9, "keep": "best"},
 }
 
 # The second of the pair has nothing to do, and must say so
 REFUSED = {
+    *(("quantize.EntropyPenalized", name) for name in STEPS if name.startswith("quantize.")),
+    *((name, "quantize.EntropyPenalized") for name in STEPS if name.startswith("quantize.")),
     ("quantize.Mixed", "quantize.Mixed"),
     ("quantize.Mixed", "quantize.Static"),
     ("quantize.Mixed", "quantize.WeightOnly"),
@@ -94,6 +106,17 @@ REFUSED = {
     *itertools.product(("prune.Gradual", "prune.Movement", "prune.Rounds"), repeat=2),
     *itertools.product(("prune.Gradual", "prune.Movement", "prune.Rounds"), ("prune.Magnitude",)),
     ("prune.NofM", "prune.NofM"),
+    ("quantize.EntropyPenalized", "share.KMeans"),
+    ("quantize.Mixed", "share.KMeans"),
+    ("quantize.Static", "share.KMeans"),
+    ("quantize.Training", "share.KMeans"),
+    ("quantize.WeightOnly", "share.KMeans"),
+    ("share.KMeans", "quantize.EntropyPenalized"),
+    ("share.KMeans", "quantize.Mixed"),
+    ("share.KMeans", "quantize.Static"),
+    ("share.KMeans", "quantize.Training"),
+    ("share.KMeans", "quantize.WeightOnly"),
+    ("share.KMeans", "share.KMeans"),
     ("prune.Magnitude", "prune.Magnitude"),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),
@@ -108,6 +131,8 @@ ONLY_ON = {
     "prune.Filters": {kind for kind in NETWORKS if kind != "buffers"},
     "prune.Heads": {"attention", "transformer"},
     "prune.Layers": {"attention", "transformer", "depthwise"},
+    "prune.NofM": {kind for kind in NETWORKS if kind not in ("buffers", "gru", "lstm")},  # of inputs that four does not divide
+    "share.KMeans": {kind for kind in NETWORKS if kind != "buffers"},  # which is too small for a codebook
 }
 
 # Steps that take whole layers away, with all that was kept in them

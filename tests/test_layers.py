@@ -24,7 +24,7 @@ LAYERS = (
     {"train"},
     {"context"},
     {"step"},
-    {"prune", "quantize", "distill", "tune", "runtimes"},
+    {"prune", "quantize", "distill", "share", "tune", "runtimes"},
     {"contract"},
     {"receipt"},
     {"store"},

@@ -30,3 +30,12 @@ def test_only_the_generator_decides():
     assert torch.equal(first, changed(batch, seed=3))
     assert not torch.equal(first, changed(batch, seed=4))
     assert torch.equal(batch, original)
+
+
+def test_without_flip_images_are_shifted_only_and_the_border_goes_on_outside():
+    images = torch.full((20, 1, 6, 6), -0.5)
+    images[:, :, 2, 1] = 3.0
+    shifted = CropFlip(padding=1, flip=False, border="replicate")(images, torch.Generator().manual_seed(0))
+    places = {tuple(divmod(int(image.argmax()), 6)) for image in shifted}
+    assert places == {(row, column) for row in (1, 2, 3) for column in (0, 1, 2)}
+    assert ((shifted == -0.5).sum((1, 2, 3)) == 35).all()

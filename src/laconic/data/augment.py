@@ -4,6 +4,7 @@ Source: K. He, X. Zhang, S. Ren, J. Sun, "Deep Residual Learning for Image Recog
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -12,9 +13,11 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class CropFlip:
-    """Shift every image by up to `padding` pixels, zeros coming in at the border, and mirror half of them left to right."""
+    """Shift every image by up to `padding` pixels, and mirror half of them left to right."""
 
     padding: int = 4
+    flip: bool = True
+    border: Literal["constant", "replicate"] = "constant"  # what comes in: zeros, or the outermost pixels
 
     def __call__(self, batch: Tensor, generator: torch.Generator) -> Tensor:
         """Return a changed copy of `batch`.
@@ -25,11 +28,11 @@ class CropFlip:
         """
         count, channels, height, width = batch.shape
         top, left = self._draw((2, count), 2 * self.padding + 1, generator).to(batch.device)
-        mirrored = self._draw((count, 1), 2, generator).to(batch.device).bool()
+        mirrored = self._draw((count, 1), 1 + self.flip, generator).to(batch.device).bool()
         rows = top[:, None] + torch.arange(height, device=batch.device)  # (n, height), in the padded image
         columns = torch.arange(width, device=batch.device).expand(count, -1)
         columns = left[:, None] + torch.where(mirrored, columns.flip(1), columns)  # (n, width)
-        padded = F.pad(batch, [self.padding] * 4)
+        padded = F.pad(batch, [self.padding] * 4, self.border)
         image = torch.arange(count, device=batch.device)[:, None, None, None]
         channel = torch.arange(channels, device=batch.device)[:, None, None]
         return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from laconic.data.augment import CropFlip
 from laconic.data.dataset import Dataset, Split
 from laconic.data.places import find
 from laconic.errors import LaconicError
@@ -26,7 +27,9 @@ def mnist(root: Path, seed: int, /) -> Dataset:
         LaconicError: a file is absent or not whole.
     """
     classes = tuple("0123456789")
-    return Dataset(_part(root, "t10k"), _part(root, "train"), classes=classes, name="mnist", source="MNIST, LeCun et al.; CC BY-SA 3.0")
+    shift = CropFlip(padding=1, flip=False, border="replicate")
+    source = "MNIST, LeCun et al.; CC BY-SA 3.0"
+    return Dataset(_part(root, "t10k"), _part(root, "train"), augment=shift, classes=classes, name="mnist", source=source)
 
 
 def _part(root: Path, prefix: str) -> Split:

@@ -148,8 +148,8 @@ def _packed(arrays: Mapping[str, Array], coded: Mapping[str, Coded], about: Mapp
 
 
 def _row(name: str, array: Array, coded: Coded, size: int) -> Row:
-    lossy = coded.form == "grid" and array.size > 0
-    return Row(name, coded.form, array.size, size, quality(array, decoded(coded)) if lossy else None)
+    found = quality(array, decoded(coded)) if coded.form == "grid" and array.size else None
+    return Row(name, coded.form, array.size, size, found if found and found.mean_square_error else None)
 
 
 def lines(packed: Packed) -> Iterator[str]:

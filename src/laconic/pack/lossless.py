@@ -4,8 +4,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from laconic.pack.rate import decoded
 from laconic.pack.writer import Array, Coded, Writer
 
+_FINEST, _LARGEST = -512, 1 << 12  # multiples of a power of 2: its exponent, and how large they may be
 _TABLE = 1 << 12  # different values at most; and each must stand for so many entries on average:
 _REPEATED = 4
 _PARTS = {"float64": "uint64", "float32": "uint32", "float16": "uint16", "bool": "uint8"}  # what tells bits apart
@@ -30,6 +32,7 @@ def _forms(array: Array) -> Iterator[Coded]:
         return
     if dtype == "uint8" and flat.min() >= ord(" ") and flat.max() <= ord("~"):
         yield Coded(shape, dtype, "text", stored=flat)
+    yield from _multiples(array)
     bits = flat.view(_PARTS.get(dtype, dtype))
     values, codes, counts = np.unique(bits, return_inverse=True, return_counts=True)
     if len(values) == 1:
@@ -44,3 +47,18 @@ def _forms(array: Array) -> Iterator[Coded]:
     zeros = bits == 0
     if zeros.any():
         yield Coded(shape, dtype, "sparse", (), (~zeros).astype(np.int64), 0, flat[~zeros])
+
+
+def _multiples(array: Array) -> Iterator[Coded]:
+    """Yield numbers as multiples of the greatest power of 2 that divides all of them, if they are small ones."""
+    values = array.ravel()
+    if array.dtype.kind != "f" or not np.isfinite(values).all() or not values.any():
+        return
+    fraction, exponent = np.frexp(values[values != 0].astype(np.float64))
+    whole = np.abs(fraction * 2.0**53).astype(np.int64)
+    step = int((exponent - 53 + np.log2(whole & -whole).astype(np.int64)).min())
+    if step < _FINEST or np.abs(values).max() > _LARGEST * 2.0**step:
+        return
+    coded = Coded(array.shape, array.dtype.name, "grid", (0, 16 * step), (values * 2.0**-step).astype(np.int64))
+    if decoded(coded).astype(array.dtype).tobytes() == array.tobytes():  # but for negative zeros
+        yield coded

@@ -9,6 +9,7 @@ from laconic.program.program import Input, Program, clone, dense_state, example_
 from laconic.program.represent import bake, represent, represent_edge
 from laconic.program.scaled import Codebook, Uniform
 from laconic.program.select import Weight, weights
+from laconic.program.shared import Shared
 from laconic.program.write_back import write_back
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Program",
     "Quantizer",
     "Representation",
+    "Shared",
     "Uniform",
     "Weight",
     "bake",

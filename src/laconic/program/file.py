@@ -82,7 +82,10 @@ def load(path: Path) -> Program:
     inputs = tuple(Input(entry["name"], tuple(entry["shape"]), NAMED["dtype"][entry["dtype"]]) for entry in described["inputs"])
     program = Program(root, decode_graph(described["graph"]), inputs, aliases)
     for entry in described["representations"]:
-        represent(program, entry["name"], _representation(entry, tensors))
+        form = _representation(entry, tensors)
+        state = form.state_dict()
+        represent(program, entry["name"], form)
+        form.load_state_dict(state)  # what is registered takes in what is stored, and gives entries their codes anew
     for name, each in packs.items():
         for form in each.forms():
             represent(program, name, form)

@@ -96,8 +96,14 @@ def _free_name(program: Program, path: str, attribute: str) -> str:
 
 def bias_of(program: Program, layer: fx.Node) -> Tensor | None:
     """Return the bias of a convolution or linear layer, shape (channels,), or None."""
+    name = bias_name(layer)
+    return None if name is None else read(program, name).detach()
+
+
+def bias_name(layer: fx.Node) -> str | None:
+    """Return the name of the bias of a convolution or linear layer, or None."""
     bias = _argument(layer, 2)
-    return read(program, str(bias.target)).detach() if bias is not None else None
+    return None if bias is None else str(bias.target)
 
 
 def _argument(node: fx.Node, position: int) -> Any:

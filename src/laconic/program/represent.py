@@ -14,10 +14,11 @@ from torch.nn.utils import parametrize
 from laconic.program.forms import Half, Mask, Representation
 from laconic.program.program import Program, holder, place, read
 from laconic.program.scaled import Codebook, Uniform
+from laconic.program.shared import Shared
 
 _EDGES = "_edges"  # where representations of activations are held
 
-REPRESENTATIONS: dict[str, type[Representation]] = {form.__name__: form for form in (Mask, Uniform, Codebook, Half)}
+REPRESENTATIONS: dict[str, type[Representation]] = {form.__name__: form for form in (Mask, Uniform, Codebook, Half, Shared)}
 """By the name under which a saved program finds them again."""
 
 

@@ -22,6 +22,7 @@ from laconic.numeric.rounding import mean_square_scale, per_channel, symmetric_s
 from laconic.numeric.spread import Spread
 from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, read, weights
 from laconic.program.represent import edges
+from laconic.program.unquantized import check_unquantized
 from laconic.quantize.block_reconstruction import Blocks
 from laconic.quantize.calibrate import Ranges, calibration_inputs
 from laconic.quantize.correct import correct_biases, output_means
@@ -33,7 +34,6 @@ from laconic.quantize.learned_rounding import round_layers
 from laconic.quantize.noise import keep_in_float, outputs, signal_to_noise
 from laconic.quantize.smooth import smooth
 from laconic.quantize.tune_outputs import tune_outputs
-from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step, step_name
 
 Rounding: TypeAlias = Literal["nearest", "layer", "block"]

@@ -19,10 +19,10 @@ from laconic.numeric.rounding import mean_square_scale, per_channel
 from laconic.program import Codebook, Program, Uniform, Weight, clone, fold_batch_norm, weights
 from laconic.program.represent import edges
 from laconic.program.scaled import Scaled
+from laconic.program.unquantized import check_unquantized
 from laconic.quantize.calibrate import calibration_inputs
 from laconic.quantize.grids import KINDS, even_widths, make_room_for_bias, put_grids, round_bias
 from laconic.quantize.static import counted
-from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
 _TABLES = {1: (torch.tensor([-1.0, 1.0]), "binary"), 2: (torch.tensor([-3.0, -1.0, 1.0, 3.0]) / 3, "even int2")}

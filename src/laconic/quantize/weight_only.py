@@ -31,12 +31,12 @@ from laconic.program import Codebook, Half, Program, Quantizer, Uniform, Weight,
 from laconic.program.forms import kept
 from laconic.program.lower import weights_word
 from laconic.program.represent import representations
+from laconic.program.unquantized import check_unquantized
 from laconic.quantize.activation_aware import scale_by_activations
 from laconic.quantize.calibrate import calibration_inputs
 from laconic.quantize.compensate import compensate
 from laconic.quantize.grids import represent_weight
 from laconic.quantize.tune_weights import tune_weights
-from laconic.quantize.unquantized import check_unquantized
 from laconic.step import Patterns, step
 
 _INTEGERS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}

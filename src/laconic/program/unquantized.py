@@ -3,9 +3,10 @@
 from collections.abc import Iterable
 
 from laconic.errors import NotApplicableError
-from laconic.program import Program, Weight
 from laconic.program.forms import quantizer_of
+from laconic.program.program import Program
 from laconic.program.represent import representations
+from laconic.program.select import Weight
 
 
 def check_unquantized(program: Program, chosen: Iterable[Weight]) -> None:
