@@ -42,7 +42,7 @@ SETTINGS = {
     "prune.Filters": {"ratio": 0.3},
     "prune.Gradual": SPARSE,
     "prune.Heads": {"ratio": 0.5},
-    "prune.Movement": SPARSE,
+    "prune.Movement": {**SPARSE, "epochs": 6},  # its scores are a sum over batches, noise at first
     "prune.NofM": {"indivisible": "leave"},
     "prune.Rounds": {"sparsity": 0.6, "rounds": 2, "epochs": 1, "batch": 32, "autocast": "off"},
     "prune.Layers": {"training": Training(epochs=2, batch=32, learning_rate=0.02, autocast="off")},
