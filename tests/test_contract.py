@@ -63,6 +63,8 @@ OTHER_SETTINGS = {
     "prune.NofM": {"n": 1, "m": 8, "indivisible": "leave"},
     "prune.Rounds": {"sparsity": 0.95, "rounds": 3, "spacing": "cubic", "rescale_dropout": False, "exclude": ("head",)},
     "quantize.EntropyPenalized": {"price": 1e-5, "spacing": 0.5, "alpha": 0.5, "epochs": 2, "exclude": ("head",)},
+    "prune.SparseGPT": {"sparsity": 0.75, "allocation": "sensitivity", "block": 16, "damping": 0.1, "exclude": ("head",)},
+    "prune.Wanda": {"pattern": (1, 4), "include": ("left", "right")},
     "quantize.Mixed": {
         "weight_bits": (3, 5, 8),
         "activation_bits": (4, 8),
@@ -117,7 +119,8 @@ REFUSED = {
     ("share.KMeans", "quantize.Training"),
     ("share.KMeans", "quantize.WeightOnly"),
     ("share.KMeans", "share.KMeans"),
-    ("prune.Magnitude", "prune.Magnitude"),
+    *itertools.product(("prune.Magnitude", "prune.SparseGPT", "prune.Wanda"), repeat=2),
+    *((name, "prune.SparseGPT") for name in STEPS if name.startswith(("quantize.", "share."))),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),
     ("prune.Layers", "prune.Heads"),  # the block that went was the attention

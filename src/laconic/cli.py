@@ -71,7 +71,13 @@ Seed = Annotated[
 Threads = Annotated[
     int, typer.Option(min=1, help="Threads of the runtime in every measurement, stated on the receipt. Torch takes OMP_NUM_THREADS.")
 ]
-Runtime = Annotated[str, typer.Option(help="What executes the artifact: onnxruntime, openvino, or [bold]fastest[/] of the installed ones.")]
+Runtime = Annotated[
+    str,
+    typer.Option(
+        help="What executes the artifact: onnxruntime, openvino, [bold]fastest[/] of the installed ones; or "
+        "[bold]lac[/], a packed file that torch runs: smaller, not faster."
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, for machines.")]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of recipes that train; four times as many where structures were removed.")]
 
@@ -104,22 +110,22 @@ def shrink(
     [bold]Example[/]: laconic shrink --model zoo:resnet20 --weights resnet20.safetensors --data cifar10-jpeg
     --max-drop 0.5 --smaller 3.2 --faster 1.5 --out runs/r20
     """
-    from laconic.job import Origin, out_folder, prepare
+    from laconic.job import Origin, out_folder
     from laconic.receipt import Budget
-    from laconic.runtimes import candidates
-    from laconic.search import check_budget
+    from laconic.runtimes import PACKED, candidates
+    from laconic.search import check_budget, prepare_trained
     from laconic.search import shrink as search
 
     for option, value in (("max-drop", max_drop), ("smaller", smaller), ("faster", faster), ("max-latency-ms", max_latency_ms)):
         if value is not None and not math.isfinite(value):
             raise LaconicError(f"--{option} must be a number; got {value}")
     if (smaller, faster, max_bytes, max_latency_ms) == (None, None, None, None):
-        smaller = faster = 1.0  # nothing asked for: at least it must not get worse
+        smaller, faster = 1.0, None if runtime == PACKED else 1.0  # nothing asked for: at least it must not get worse
     budget = Budget(max_drop, smaller, faster, max_bytes, max_latency_ms)
     check_budget(budget)
     runtimes = candidates(runtime)
     folder, store = out_folder(out)
-    job = prepare(Origin(model, data, weights, data_root, seed, against), threads, runtime=runtimes[0])
+    job = prepare_trained(Origin(model, data, weights, data_root, seed, against), threads, runtimes[0], folder, store, _say)
     receipt = search(job, budget, folder, store, runtime, _say, epochs)
     _finish(receipt, out, as_json)
 
@@ -227,7 +233,7 @@ def train(
 
 @app.command()
 def measure(
-    network: Annotated[str, typer.Argument(help="An exported file (.onnx), or a network as for --model.")],
+    network: Annotated[str, typer.Argument(help="An exported file (.onnx, .lac), or a network as for --model.")],
     data: Data,
     weights: Weights = None,
     runtime: Runtime = "onnxruntime",
@@ -265,7 +271,7 @@ def export(
     if out.suffix != module.SUFFIX:
         raise LaconicError(f"{runtime} writes {module.SUFFIX} files; got --out {out}")
     writable(out.absolute().parent)
-    if model.endswith(".safetensors"):
+    if model.endswith((".safetensors", ".lac")):
         program, _ = load_program(Origin(model, ""), None)
         example = example_of(program)
     elif data is None:

@@ -108,3 +108,22 @@ class Context:
             after_batch=after_batch,
             progress=progress,
         )
+
+
+def calibration_inputs(program: Program, context: Context) -> list[Tensor]:
+    """Return the calibration inputs in batches, checked.
+
+    Raises:
+        LaconicError: there are none, they have another shape or type than the network takes, or are not finite.
+    """
+    batches, wanted, dtype = list(context.calibration()), program.inputs[0].shape, program.inputs[0].dtype
+    if not batches:
+        raise LaconicError("there are no calibration inputs; give data with a calibration part, or with training data to draw it from")
+    for batch in batches:
+        if tuple(batch.shape[1:]) != wanted:
+            raise LaconicError(f"calibration inputs have the shape {tuple(batch.shape[1:])}, but the network takes {wanted}")
+        if batch.is_floating_point() != dtype.is_floating_point:
+            raise LaconicError(f"calibration inputs are {batch.dtype}, but the network takes {dtype}")
+        if batch.is_floating_point() and not torch.isfinite(batch).all():
+            raise LaconicError("calibration inputs hold NaN or infinite numbers; clean them")
+    return batches

@@ -20,12 +20,13 @@ from laconic.files import sha256, whole_file
 from laconic.fresh import File
 from laconic.job import Job, Origin, described, environment, portable, prepare
 from laconic.measure import Accuracy, Interval, macs, macs_per_node, median_interval, ratio_interval
+from laconic.pack.network import read_program
 from laconic.program import Program, packed, save, weights
 from laconic.program.lower import unsupported
 from laconic.program.represent import represented
 from laconic.receipt import Attempt, Budget, Hashes, Layer, Measurement, Ratios, Receipt, missed, write_receipt
 from laconic.recipe import Compressed, PlainRecipe
-from laconic.runtimes import candidates, installed, runtime
+from laconic.runtimes import PACKED, candidates, installed, lac, runtime
 from laconic.store import Store, key
 from laconic.version import __version__
 
@@ -46,6 +47,7 @@ class Exported:
 
     program: Program
     file: File
+    coding: str = ""  # of a packed file's weights that lost bits, in words
 
 
 def export(program: Program, name: str, runtime_name: str, job: Job, store: Store) -> Exported:
@@ -53,9 +55,32 @@ def export(program: Program, name: str, runtime_name: str, job: Job, store: Stor
     module = runtime(runtime_name)
     path = store.folder / f"{name}-{key(__version__, runtime_name, module.version())}{module.SUFFIX}"
     if not store.has_file(path):
-        module.export(program, job.context.example(), path)
+        written = module.export(program, job.context.example(), path)
+        if runtime_name == PACKED:
+            store.value(_bytes_name(path), lambda: written.tensor_bytes)
         store.keep_file(path)
     return Exported(program, File(path, runtime_name))
+
+
+def export_packed(program: Program, name: str, max_bytes: int, job: Job, store: Store) -> Exported:
+    """Write `program` into a packed file of at most so many bytes, or find it in the store; the program returned is what it decodes to.
+
+    Raises:
+        UnreachableError: the file is larger with all weights zero.
+    """
+    path = store.folder / f"{name}-{key(__version__, PACKED, max_bytes)}.lac"
+    if not store.has_file(path):
+        written = lac.export_within(program, job.context.example(), path, max_bytes)
+        store.value(_bytes_name(path), lambda: written.tensor_bytes)
+        store.keep_file(path)
+    rate = 8 * path.stat().st_size / sum(weight.value.numel() for weight in weights(program))
+    how = f"with loss, on one grid for all by a trellis of {lac.STATES} states: {rate:.3f} bits per weight, the whole file counted"
+    return Exported(read_program(path), File(path, PACKED), how)
+
+
+def _bytes_name(path: Path) -> str:
+    """Name what is kept of a packed file beside it: the bytes of its tensors."""
+    return f"{path.stem}-bytes"
 
 
 def export_each(program: Program, name: str, runtimes: Sequence[str], job: Job, store: Store, say: Say) -> list[Exported]:
@@ -182,12 +207,17 @@ def _measurement(side: Exported, name: str, single: dict[str, Any], batched: dic
 def _resources(file: File, job: Job, store: Store) -> dict[str, Any]:
     def measure() -> dict[str, Any]:
         example = _example(job)
-        return {
+        return _decoding(file) | {
             "peak_memory_bytes": fresh.peak_memory(file, example, job.threads),
             "joules": fresh.joules_per_example(file, example, job.threads),
         }
 
     return dict(store.value(f"resources-{key(sha256(file.path), job.threads, file.runtime)}", measure))
+
+
+def _decoding(file: File) -> dict[str, Any]:
+    """Return what decoding costs, of a file that is decoded."""
+    return dict(zip(("decode_seconds", "decode_memory_bytes"), fresh.decoding(file), strict=True)) if file.runtime == PACKED else {}
 
 
 def _receipt(
@@ -202,6 +232,9 @@ def _receipt(
     module = runtime(files[1].runtime)
     executed = {"name": files[1].runtime, "version": module.version(), "baseline": baseline}
     dense = Counter(note.rpartition(": ")[2] for note in unsupported(delivery.artifact.program, module.KEEPS))
+    if files[1].runtime == PACKED:
+        executed["executes"] = _smaller_only(delivery.artifact)
+        executed |= {"coded": delivery.artifact.coding} if delivery.artifact.coding else {}
     if dense:
         executed["dense"] = ", ".join(f"{form} ({count})" for form, count in sorted(dense.items()))
     return Receipt(
@@ -228,6 +261,13 @@ def _receipt(
     )
 
 
+def _smaller_only(artifact: Exported) -> str:
+    """Say what a decoded file computes with."""
+    forms = Counter(form.name for _, each in represented(artifact.program) for form in each)
+    kept = f" {', '.join(f'{form} ({count})' for form, count in sorted(forms.items()))}:" if forms else ""
+    return f"smaller, not faster:{kept} decoded when the file is loaded, and computed in float32 by torch"
+
+
 def layers(before: Exported, after: Exported, job: Job, store: Store) -> tuple[Layer, ...]:
     """Compare every layer of the network with what is left of it, by its weight's name; times are those of the files."""
     old, new = _layers(before, job, store), _layers(after, job, store)
@@ -246,13 +286,19 @@ def layers(before: Exported, after: Exported, job: Job, store: Store) -> tuple[L
 
 def _layers(side: Exported, job: Job, store: Store) -> dict[str, dict[str, Any]]:
     counted, spent = macs_per_node(side.program, job.context.example()), _layer_seconds(side.file, job, store)
+    in_file: dict[str, int] = store.value(_bytes_name(side.file.path), dict) if side.file.runtime == PACKED else {}
+
+    def size(name: str) -> int:
+        parts = [size for part, size in in_file.items() if part == name or part.startswith(f"{name}.")]
+        return sum(parts) if parts else packed(side.program, name).bytes
+
     return {
         (name := weight.name.removesuffix(".weight")): {
             "kind": weight.kind,
             "parameters": weight.value.numel(),
             "nonzero": int(weight.value.count_nonzero()),
             "macs": sum(counted.get(reader.name, 0) for reader in weight.readers),
-            "bytes": packed(side.program, weight.name).bytes,
+            "bytes": size(weight.name),
             "seconds": spent.get(name),
         }
         for weight in weights(side.program)
@@ -280,7 +326,7 @@ def measure_alone(origin: Origin, runtime_name: str, threads: int) -> dict[str, 
     Returns:
         The fields of a `Measurement` that apply, as plain data.
     """
-    names = candidates(runtime_name)
+    names = candidates(PACKED if Path(origin.model).suffix == runtime(PACKED).SUFFIX else runtime_name)
     with tempfile.TemporaryDirectory() as scratch:
         if Path(origin.model).suffix in {runtime(name).SUFFIX for name in names}:
             dataset = data.load(origin.data, origin.data_root)
@@ -307,6 +353,7 @@ def _alone(files: Sequence[File], splits: Splits, threads: int) -> dict[str, Any
         "throughput_batch": THROUGHPUT_BATCH,
         "throughput_per_second": THROUGHPUT_BATCH / median_interval(batched).median,
         "peak_memory_bytes": fresh.peak_memory(file, example, threads),
+        **_decoding(file),
         "joules": fresh.joules_per_example(file, example, threads),
         "threads": threads,
         "accuracy_per_class": {str(number): share for number, share in scored.per_class.items()},

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -90,6 +91,18 @@ def peak_memory(file: File, example: NDArray[Any], threads: int) -> int:
     return int(_ask("memory", [file], {"inputs": example[:1]}, threads)["bytes"])
 
 
+def decoding(file: File) -> tuple[float, int]:
+    """Return the seconds that decoding a `.lac` file takes, and the largest resident set, in bytes, of a process that does nothing else.
+
+    The seconds are of the second time: before the first, inner loops may have to be compiled. Neither torch nor the network is loaded.
+
+    Raises:
+        LaconicError: the file cannot be read.
+    """
+    answer = _ask("decode", [file], {}, 1)
+    return float(answer["seconds"]), int(answer["bytes"])
+
+
 def joules_per_example(file: File, example: NDArray[Any], threads: int, seconds: float = 2.0) -> float | None:
     """Return the joules of one example at batch 1, measured in a fresh process for `seconds`; None where there is no meter.
 
@@ -161,11 +174,19 @@ def _reason(code: int, errors: str) -> str:
 
 
 def _main(folder: Path) -> None:
-    """Do the task that lies in `folder` and leave its answer there."""
+    """Do the task that lies in `folder`, but no longer than the parent lives."""
     threading.Thread(target=_end_with_parent, args=(folder,), daemon=True).start()
+    _work(folder)
+
+
+def _work(folder: Path) -> None:
+    """Do the task that lies in `folder` and leave its answer there."""
     request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
-    networks = [runtime(name).load(Path(path), request["threads"]) for path, name in request["files"]]
-    answer: dict[str, Any] = _TASKS[request["task"]](networks, folder, **request["settings"])
+    if request["task"] == "decode":
+        answer: dict[str, Any] = _decode(Path(request["files"][0][0]))
+    else:
+        networks = [runtime(name).load(Path(path), request["threads"]) for path, name in request["files"]]
+        answer = _TASKS[request["task"]](networks, folder, **request["settings"])
     np.savez(folder / "answer.npz", **answer)
 
 
@@ -197,6 +218,19 @@ def _memory(networks: list[Predict], folder: Path) -> _Answer:
     for _ in range(3):  # a runtime's arena reaches its size with the second run
         networks[0](inputs)
     return {"bytes": np.array(peak_bytes())}
+
+
+def _decode(path: Path) -> _Answer:
+    from laconic.pack import reader
+    from laconic.pack.loops import loops
+
+    read: Callable[..., object] = reader.contents
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        read(path, loops=loops())
+        seconds = time.perf_counter() - start
+    return {"seconds": np.array(seconds), "bytes": np.array(peak_bytes())}
 
 
 def _energy(networks: list[Predict], folder: Path, seconds: float) -> _Answer:

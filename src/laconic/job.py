@@ -18,6 +18,7 @@ from laconic.contract import fingerprint
 from laconic.data import Dataset, Splits
 from laconic.errors import LaconicError
 from laconic.measure import NO_METER, meter
+from laconic.pack.network import read_program
 from laconic.program import Program, capture, load, only_in_training
 from laconic.race import profile, race
 from laconic.store import Store, writable
@@ -30,7 +31,7 @@ _DATA, _PACKAGES = "$LACONIC_DATA", "$PACKAGES"  # what paths on a receipt begin
 class Origin:
     """Where a network and its data come from, as the user wrote it."""
 
-    model: str  # zoo:NAME, file.py:factory, package.module:factory or a saved program
+    model: str  # zoo:NAME, file.py:factory, package.module:factory, or a saved or packed program
     data: str
     weights: Path | None = None
     data_root: Path | None = None
@@ -50,6 +51,7 @@ class Job:
     model_hash: str
     data_hash: str
     not_captured: tuple[str, ...] = ()  # what the network does only while training, in words
+    trained: str = ""  # how it was trained, where that was done for this run
 
     @property
     def splits(self) -> Splits:
@@ -89,6 +91,8 @@ def load_program(origin: Origin, context: Context | None, trained: bool = True) 
     """Return the network as a program (a saved one as it is, any other captured on real inputs), and what was not captured."""
     if origin.model.endswith(".safetensors"):
         return load(Path(origin.model)), []
+    if origin.model.endswith(".lac"):
+        return read_program(Path(origin.model)), []
     name = origin.model.removeprefix("zoo:").partition("?")[0]
     if trained and origin.weights is None and name in zoo.MODELS:
         raise LaconicError(
@@ -231,6 +235,7 @@ def described(job: Job) -> tuple[dict[str, Any], dict[str, Any]]:
         "inputs": [list(entry.shape) for entry in job.program.inputs],
     }
     model["not_captured"] = list(job.not_captured)
+    model |= {"trained": job.trained} if job.trained else {}
     sizes = {name: len(part) for name, part in data.parts(splits).items()}
     validation = "the calibration part (there is no training data)" if splits.train is None else "cut from the training data"
     return model, {

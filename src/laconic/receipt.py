@@ -79,6 +79,8 @@ class Measurement:
     joules: float | None  # per example at batch 1; None: no meter
     perplexity: _Rare = None  # of a language model on the test split
     lowest_cosine: _Rare = None  # of a test example with what the float network gives, where that is what is scored against
+    decode_seconds: _Rare = None  # of a .lac file into arrays, compiled where numba is there
+    decode_memory_bytes: _Rare = None  # largest resident set of a fresh process that decodes it, without torch
 
 
 @_plain

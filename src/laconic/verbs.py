@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from laconic.errors import LaconicError
-from laconic.runtimes import installed, runtime
+from laconic.runtimes import PACKED, installed, runtime
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,7 +19,7 @@ def export(program: "Program", path: Path | str, runtime_name: str = "onnxruntim
     Args:
         program: what `compress` returned in `.program`, or a loaded one.
         path: the file to write, whole or not at all; its suffix is the runtime's.
-        runtime_name: one of `laconic.runtimes.NAMES`.
+        runtime_name: one of `laconic.runtimes.NAMES`, or `lac`.
         example: real inputs with a batch of 2 or more, to compare the file with the program on; None: random ones.
 
     Returns:
@@ -53,7 +53,7 @@ def load(path: Path | str, threads: int = 1, runtime_name: str | None = None) ->
 
         delivered = read_receipt(path).after
         path, runtime_name = path / delivered.file, runtime_name or delivered.runtime
-    suffixes = {name: runtime(name).SUFFIX for name in ([runtime_name] if runtime_name else installed())}
+    suffixes = {name: runtime(name).SUFFIX for name in ([runtime_name] if runtime_name else [*installed(), PACKED])}
     for name, suffix in suffixes.items():
         if path.suffix == suffix:
             network: Predict = runtime(name).load(path, threads)

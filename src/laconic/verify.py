@@ -107,6 +107,7 @@ def _measured(receipt: Receipt, artifact: File, baseline: File, splits: Splits, 
         checks += _side(when, claimed, file, scores[side], times, names)
         memory = fresh.peak_memory(file, example, threads)
         checks.append(_near(f"{when}.peak_memory_bytes", claimed.peak_memory_bytes, memory, _MEMORY))
+        checks += _decoding(when, claimed, file)
     return checks
 
 
@@ -134,6 +135,16 @@ def _side(when: str, claimed: Measurement, file: File, scored: Accuracy, times: 
         _near(f"{when}.macs", claimed.macs, counts.macs, _COUNTS),
         _near(f"{when}.latency_seconds", claimed.latency_seconds.median, times[0], _MACHINE),
         _near(f"{when}.throughput_per_second", claimed.throughput_per_second, rate, _MACHINE),
+    ]
+
+
+def _decoding(when: str, claimed: Measurement, file: File) -> list[Check]:
+    if claimed.decode_seconds is None or claimed.decode_memory_bytes is None:
+        return []
+    seconds, memory = fresh.decoding(file)
+    return [
+        _near(f"{when}.decode_seconds", claimed.decode_seconds, seconds, _MACHINE),
+        _near(f"{when}.decode_memory_bytes", claimed.decode_memory_bytes, memory, _MEMORY),
     ]
 
 

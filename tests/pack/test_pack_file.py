@@ -9,10 +9,9 @@ from torch import nn
 from laconic.errors import LaconicError
 from laconic.pack.file import lines, pack_at_rate, pack_exactly
 from laconic.pack.reader import read
-from laconic.pack.tensors import METADATA, read_arrays, write_arrays
+from laconic.pack.tensors import METADATA, write_arrays
 from laconic.program import capture, load, represent, save
 from laconic.program.forms import Mask
-from laconic.zoo.lenet import lenet5
 from test_cli import run
 
 DRAW = np.random.default_rng(0)
@@ -99,15 +98,7 @@ def test_a_saved_program_is_one_again(tmp_path, how):
     assert torch.equal(found, wanted) if how == ["--lossless"] else (found - wanted).abs().max() < 0.1 * wanted.abs().max()
 
 
-def test_the_graph_of_a_lenet_costs_a_few_hundred_bytes(tmp_path):
-    save(capture(lenet5(), (torch.randn(2, 1, 28, 28),)), tmp_path / "a.safetensors")
-    arrays, _ = read_arrays(tmp_path / "a.safetensors")
-    [row] = pack_exactly({METADATA: arrays[METADATA]}, {}).rows
-    assert row.form == "text"
-    assert row.bytes < 500
-
-
-@pytest.mark.parametrize("text", ["no JSON", "7", '{"laconic":{"program":{}}}', '{"laconic":{"format":"2"}}'])
+@pytest.mark.parametrize("text", ["no JSON", "7", '{"who": 7}'])
 def test_metadata_that_are_none_are_refused(tmp_path, text):
     with pytest.raises(LaconicError, match="the metadata in"):
         write_arrays(tmp_path / "a.safetensors", {METADATA: np.frombuffer(text.encode(), np.uint8)}, {})

@@ -10,12 +10,11 @@ from torch import nn
 from laconic.context import Context
 from laconic.data import Split, Splits
 from laconic.errors import LaconicError
-from laconic.numeric.moments import Moments
-from laconic.program import capture, clone, dense_state, read, weights
+from laconic.program import capture, clone, dense_state, read, sequential, weights
 from laconic.program.forms import quantizer_of
 from laconic.program.represent import representations
 from laconic.prune import Magnitude
-from laconic.quantize import WeightOnly, compensate
+from laconic.quantize import WeightOnly
 
 FORMATS = ("int4", "int3", "nf4", "ternary", "binary")
 GRANULARITIES = ("tensor", "channel", "group")
@@ -152,34 +151,6 @@ def test_later_layers_make_up_for_what_earlier_ones_lost(stream, monkeypatch):
     program, context = stream
     whole, settings = clone(program), {"format": "int2", "symmetric": False, "rounding": "gptq"}
     aimed = distance(WeightOnly(**settings)(clone(program), context), whole, context.splits.validation)
-    monkeypatch.setattr(compensate._Seen, "correction", lambda seen: torch.zeros_like(seen.products.T))
+    monkeypatch.setattr(sequential.Seen, "correction", lambda seen: torch.zeros_like(seen.products.T))
     plain = distance(WeightOnly(**settings)(clone(program), context), whole, context.splits.validation)
     assert aimed < 0.7 * plain
-
-
-def test_what_a_layer_is_added_to_is_found_behind_dropout_and_only_where_it_is_known(stream):
-    program, _ = stream
-    nodes = {node.name: node for node in program.graph.nodes}
-    linears = [node for node in nodes.values() if node.target is torch.ops.aten.linear.default]
-    values = {node: torch.zeros(2, 6, 24) for node in nodes.values()}
-    assert not compensate._added(linears[0], values), "a relu reads it"
-    [entry] = compensate._added(linears[1], values)
-    assert entry.op == "placeholder"
-    assert not compensate._added(linears[1], {})
-    assert not compensate._added(linears[1], {entry: torch.zeros(2, 1, 24)}), "it would have to be spread"
-
-
-def test_the_correction_is_the_regression_of_what_the_outputs_lack():
-    inputs, lack = torch.randn(400, 6).double() @ torch.randn(6, 6).double(), torch.randn(400, 3).double()
-    moments = Moments.of(6)
-    moments.add(inputs, 400)
-    moments.squares = 0.0  # as if all examples agreed: nothing is in doubt
-    ridge = (compensate._DAMPING * inputs.square().sum(0).mean()).sqrt() * torch.eye(6).double()
-    wanted = torch.linalg.lstsq(torch.cat([inputs, ridge]), torch.cat([lack, torch.zeros(6, 3).double()])).solution.T
-    torch.testing.assert_close(compensate._Seen(moments, inputs.T @ lack).correction(), wanted)
-
-
-def test_what_one_example_tells_corrects_nothing():
-    moments = Moments.of(6)
-    moments.add(torch.randn(50, 6), 1)
-    assert not compensate._Seen(moments, torch.randn(6, 3).double()).correction().any()

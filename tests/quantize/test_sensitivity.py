@@ -7,11 +7,12 @@ import torch
 
 from laconic.program import Uniform, clone, fold_batch_norm, represent_edge, weights
 from laconic.program.fold import assign
+from laconic.program.noise import relative_error
 from laconic.quantize.calibrate import grid_of, histograms_of
 from laconic.quantize.candidates import Candidates
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.placement import Sites, quantized_points
-from laconic.quantize.sensitivity import Allotment, output_noise, outputs_together, relative_error
+from laconic.quantize.sensitivity import Allotment, output_noise, outputs_together
 
 BITS = (2, 4, 8)
 

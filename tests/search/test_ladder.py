@@ -1,4 +1,5 @@
 from dataclasses import replace
+from math import log2
 from types import SimpleNamespace
 
 import pytest
@@ -7,8 +8,8 @@ from laconic.errors import LaconicError
 from laconic.receipt import Attempt, Budget
 from laconic.recipe import apply, check_needs, parse
 from laconic.search import check_budget, ladder
-from laconic.search.ladder import FILTERS, INTEGERS, LAYERS, Rung, structural
-from laconic.search.shrink import climb, shortfall
+from laconic.search.ladder import FILTERS, INTEGERS, LAYERS, PACKINGS, STRUCTURES, Rung, packings, structural
+from laconic.search.shrink import _order, climb, shortfall
 from laconic.tune import FineTune
 
 BUDGETS = {
@@ -238,3 +239,48 @@ def test_a_loss_against_a_control_counts_less_than_what_is_certain():
     assert min([bound, met], key=lambda each: shortfall(each, BUDGET)) is met
     less = replace(bound, drop_points=8.0)
     assert min([bound, less], key=lambda each: shortfall(each, BUDGET)) is less
+
+
+# Packed files
+
+WHOLE, ENTRIES = 1_724_000, 430_500
+
+
+@pytest.mark.parametrize("trainable", [False, True])
+@pytest.mark.parametrize(("budget", "size"), [(Budget(smaller=40), 43_100), (Budget(smaller=10, max_bytes=50_000), 50_000)])
+def test_packed_rungs_end_in_files_of_the_size_that_is_asked_for(budget, size, trainable):
+    rungs = packings(budget, WHOLE, ENTRIES, trainable, epochs=5)
+    assert {(rung.kind, rung.max_bytes) for rung in rungs} == {(PACKINGS, size)}
+    assert not rungs[0].recipe
+    assert [trains(rung) for rung in rungs] == [False, *([True] * (len(rungs) - 1))]
+    assert (len(rungs) > 1) == trainable
+    for rung in rungs[1:]:
+        pruning, distilling = parse(rung.recipe)
+        assert distilling.epochs == 20
+        assert 0 < 8 * size / ENTRIES - entropy(pruning.sparsity) < 7 * (1 - pruning.sparsity)
+
+
+def entropy(share):
+    return -share * log2(share) - (1 - share) * log2(1 - share)
+
+
+@pytest.mark.parametrize("budget", [Budget(smaller=40, faster=1.5), Budget(max_drop=1), Budget(smaller=1), Budget(max_bytes=WHOLE)])
+def test_nothing_is_packed_where_more_speed_or_no_less_size_is_asked_for(budget):
+    assert not packings(budget, WHOLE, ENTRIES, trainable=True)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "smaller", "order"),
+    [
+        ("onnxruntime", 40, (PACKINGS, INTEGERS, STRUCTURES)),
+        ("fastest", 4, (INTEGERS, STRUCTURES, PACKINGS)),
+        ("lac", 4, (PACKINGS, INTEGERS)),
+    ],
+)
+def test_packed_files_come_first_only_where_integers_come_nowhere_near(runtime, smaller, order):
+    assert _order(runtime, packings(Budget(smaller=smaller), WHOLE, ENTRIES, True), WHOLE) == order
+
+
+def test_packed_rungs_go_on_when_only_accuracy_is_missing_and_stop_when_speed_is():
+    assert climbed([(2.0, ["lost"]), (0.5, [])], Budget(max_drop=1), [PACKINGS, PACKINGS]) == [0, 1]
+    assert climbed([(2.0, ["slow", "lost"]), (0.5, [])], Budget(max_drop=1, max_latency_ms=1), [PACKINGS, PACKINGS]) == [0]

@@ -1,12 +1,12 @@
 """Tensors as one `.lac` file, to the bit or at a wanted rate, and what each of them costs and keeps."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from laconic.errors import LaconicError
+from laconic.errors import LaconicError, UnreachableError
 from laconic.pack.lossless import exactly
 from laconic.pack.rate import Quality, code_tensor, decoded, quality
 from laconic.pack.writer import Array, Coded, Written, write_file
@@ -38,7 +38,7 @@ class Packed:
 
     data: bytes
     rows: tuple[Row, ...]
-    weights: int  # entries of all tensors of two axes or more that hold floating-point numbers
+    weights: int  # how many there are
 
     @property
     def bits_per_weight(self) -> float:
@@ -46,47 +46,90 @@ class Packed:
         return 8 * len(self.data) / max(1, self.weights)
 
 
-def pack_exactly(arrays: Mapping[str, Array], about: Mapping[str, Any]) -> Packed:
-    """Return the file of least bytes that gives every tensor back to the bit."""
+def pack_exactly(arrays: Mapping[str, Array], about: Mapping[str, Any], weights: Collection[str] | None = None) -> Packed:
+    """Return the file of least bytes that gives every tensor back to the bit; `weights` as in `pack_at_rate`, for counting."""
     check_kinds(arrays)
-    return _packed(arrays, {name: exactly(array) for name, array in arrays.items()}, about)
+    coded = {name: exactly(array) for name, array in arrays.items()}
+    return _packed(arrays, coded, about, _weights(arrays, weights))
 
 
-def pack_at_rate(arrays: Mapping[str, Array], about: Mapping[str, Any], bits_per_weight: float, states: int = 8) -> Packed:
+def pack_at_rate(
+    arrays: Mapping[str, Array],
+    about: Mapping[str, Any],
+    bits_per_weight: float,
+    states: int = 8,
+    weights: Collection[str] | None = None,
+    exact: Collection[str] = (),
+) -> Packed:
     """Return the file of least error in the weights that takes no more than so many bits for each of them, everything counted.
 
-    Weights are floating-point tensors of two axes or more; the same step for all gives the least sum of squared errors. Others are kept
-    in 16 bits where they are wider floating-point numbers, and to the bit otherwise.
+    The same step for all weights gives the least sum of squared errors. Other tensors are kept in 16 bits where they are wider
+    floating-point numbers, and to the bit otherwise.
 
     Args:
         arrays: by name.
         about: what else the header says.
         bits_per_weight: of the whole file.
         states: of the trellis; more are slower to write and a little smaller.
+        weights: names of the weights; None: floating-point tensors of two axes or more.
+        exact: names of tensors, weights or not, that are kept to the bit.
 
     Raises:
         LaconicError: there are no weights, some are not finite, or the rate cannot be met.
     """
+    return closest(coder_of(arrays, about, states, weights, exact), bits_per_weight)
+
+
+@dataclass(frozen=True)
+class Coder:
+    """A file's tensors, ready to be written with any step."""
+
+    at: Callable[[int], Packed]  # the file whose steps are 2**(step / 16)
+    steps: range  # that make sense: every weight nearly to the bit, up to all of them zero
+
+
+def coder_of(
+    arrays: Mapping[str, Array],
+    about: Mapping[str, Any],
+    states: int = 8,
+    weights: Collection[str] | None = None,
+    exact: Collection[str] = (),
+) -> Coder:
+    """Return what writes the file for any step; see `pack_at_rate`.
+
+    Raises:
+        LaconicError: there are no weights, or some are not finite.
+    """
     check_kinds(arrays)
-    weights = {name: array for name, array in arrays.items() if is_weight(array)}
-    check_weights(weights)
-    others = {name: _in_16_bits(array) for name, array in arrays.items() if name not in weights}
-    power = sum(float(np.square(array.astype(np.float64)).sum()) for array in weights.values())
-    middle = round(8 * np.log2(max(power, 1e-60) / sum(array.size for array in weights.values())))
+    counted = _weights(arrays, weights)
+    lossy = {name: arrays[name] for name in counted if name not in exact and arrays[name].dtype.kind == "f"}
+    check_weights(lossy)
+    others = {name: exactly(array) if name in exact else _in_16_bits(array) for name, array in arrays.items() if name not in lossy}
+    power = sum(float(np.square(array.astype(np.float64)).sum()) for array in lossy.values())
+    middle = round(8 * np.log2(max(power, 1e-60) / sum(array.size for array in lossy.values())))
 
     def at(step: int) -> Packed:
-        coded = {name: replace(code_tensor(array, step, _WORTH, states)[0], dtype=array.dtype.name) for name, array in weights.items()}
-        return _packed(arrays, {name: coded.get(name) or others[name] for name in arrays}, about)
+        coded = {name: replace(code_tensor(array, step, _WORTH, states)[0], dtype=array.dtype.name) for name, array in lossy.items()}
+        return _packed(arrays, {name: coded.get(name) or others[name] for name in arrays}, about, counted)
 
-    low, high = middle + _SIXTEENTHS_DOWN, middle + _SIXTEENTHS_UP
-    best = at(high)
+    return Coder(at, range(middle + _SIXTEENTHS_DOWN, middle + _SIXTEENTHS_UP + 1))
+
+
+def closest(coder: Coder, bits_per_weight: float) -> Packed:
+    """Return the file of the finest step that takes no more than so many bits for each weight.
+
+    Raises:
+        UnreachableError: there is none.
+    """
+    low, high = coder.steps[0], coder.steps[-1]
+    best = coder.at(high)
     if best.bits_per_weight > bits_per_weight:
-        raise LaconicError(
-            f"{bits_per_weight:g} bits per weight cannot be met: with all weights zero the file still takes {best.bits_per_weight:.3g}; "
+        raise UnreachableError(
+            f"{bits_per_weight:.4g} bits per weight cannot be met: with all weights zero the file still takes {best.bits_per_weight:.3g}; "
             "what is no weight is stored in 16 bits or more"
         )
     while high - low > 1 and best.bits_per_weight < bits_per_weight * (1 - _CLOSE):
-        tried = at((low + high) // 2)
+        tried = coder.at((low + high) // 2)
         if tried.bits_per_weight <= bits_per_weight:
             best, high = tried, (low + high) // 2
         else:
@@ -97,6 +140,10 @@ def pack_at_rate(arrays: Mapping[str, Array], about: Mapping[str, Any], bits_per
 def is_weight(array: Array) -> bool:
     """Say whether a tensor may be coded with loss."""
     return array.ndim > 1 and array.dtype.kind == "f" and array.size > 1
+
+
+def _weights(arrays: Mapping[str, Array], names: Collection[str] | None) -> list[str]:
+    return [name for name, array in arrays.items() if (is_weight(array) if names is None else name in names)]
 
 
 def check_weights(weights: Mapping[str, Array]) -> None:
@@ -141,10 +188,10 @@ def _in_16_bits(array: Array) -> Coded:
     return as_it_is if as_it_is.form in ("same", "table") else stored
 
 
-def _packed(arrays: Mapping[str, Array], coded: Mapping[str, Coded], about: Mapping[str, Any]) -> Packed:
+def _packed(arrays: Mapping[str, Array], coded: Mapping[str, Coded], about: Mapping[str, Any], weights: Collection[str]) -> Packed:
     written: Written = write_file(coded, about)
     rows = (_row(name, arrays[name], each, written.bytes[name]) for name, each in coded.items())
-    return Packed(written.data, tuple(rows), sum(array.size for array in arrays.values() if is_weight(array)))
+    return Packed(written.data, tuple(rows), sum(arrays[name].size for name in weights))
 
 
 def _row(name: str, array: Array, coded: Coded, size: int) -> Row:

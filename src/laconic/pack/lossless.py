@@ -32,12 +32,12 @@ def _forms(array: Array) -> Iterator[Coded]:
         return
     if dtype == "uint8" and flat.min() >= ord(" ") and flat.max() <= ord("~"):
         yield Coded(shape, dtype, "text", stored=flat)
-    yield from _multiples(array)
     bits = flat.view(_PARTS.get(dtype, dtype))
     values, codes, counts = np.unique(bits, return_inverse=True, return_counts=True)
     if len(values) == 1:
         yield Coded(shape, dtype, "same", stored=flat[:1])
         return
+    yield from _multiples(array)
     if len(values) <= min(_TABLE, flat.size // _REPEATED):
         table = values.view(array.dtype)
         order = np.argsort(table, kind="stable")  # codes that are near each other stand for values that are

@@ -1,4 +1,4 @@
-"""From `.safetensors` to arrays and back: bfloat16 as bits, and metadata, which may be a whole program, as an array of letters."""
+"""From `.safetensors` to arrays and back: bfloat16 as bits, and metadata as an array of letters."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,6 @@ from laconic.files import write_bytes
 from laconic.pack import reader
 from laconic.pack.loops import loops
 from laconic.pack.writer import Array
-from laconic.program import sealed
 
 METADATA = ".metadata"  # the array that holds the file's metadata as JSON
 _BFLOAT16 = "bfloat16"  # in the header: names of tensors whose bits are stored as whole numbers of 16
@@ -40,8 +39,17 @@ def read_arrays(path: Path) -> tuple[dict[str, Array], dict[str, Any]]:
         name: (tensor.view(torch.int16) if name in bits else tensor).contiguous().numpy() for name, tensor in tensors.items()
     }
     if metadata:
-        arrays = {METADATA: np.frombuffer(_compact(_unnested(metadata)).encode("ascii"), np.uint8), **arrays}
+        arrays = {METADATA: np.frombuffer(json.dumps(metadata, separators=(",", ":")).encode("ascii"), np.uint8), **arrays}
     return arrays, {_BFLOAT16: bits} if bits else {}
+
+
+def holds_program(path: Path) -> bool:
+    """Say whether a `.safetensors` file is a saved program; of what cannot be read, no."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "laconic" in (file.metadata() or {})
+    except (SafetensorError, OSError):
+        return False
 
 
 def read_lac(path: Path, limit: int = reader.LIMIT) -> tuple[dict[str, Any], dict[str, Array]]:
@@ -51,7 +59,7 @@ def read_lac(path: Path, limit: int = reader.LIMIT) -> tuple[dict[str, Any], dic
         LaconicError: there is no such file, it is damaged, or its arrays take more memory than `limit` bytes.
     """
     if not path.is_file():
-        raise LaconicError(f"there is no file {path} to unpack")
+        raise LaconicError(f"there is no file {path}")
     try:
         header, arrays = reader.contents(path, limit, loops())
     except reader.CorruptArtifact as error:
@@ -60,7 +68,7 @@ def read_lac(path: Path, limit: int = reader.LIMIT) -> tuple[dict[str, Any], dic
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Array], about: Mapping[str, Any]) -> None:
-    """Write arrays as a `.safetensors` file; the metadata of a program are sealed anew, since its tensors may have lost bits.
+    """Write arrays as a `.safetensors` file.
 
     Raises:
         LaconicError: the metadata are none that `read_arrays` made.
@@ -69,32 +77,8 @@ def write_arrays(path: Path, arrays: Mapping[str, Array], about: Mapping[str, An
     tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items() if name != METADATA}
     tensors = {name: tensor.view(torch.bfloat16) if name in bits else tensor for name, tensor in tensors.items()}
     try:
-        metadata = _nested(json.loads(arrays[METADATA].tobytes())) if METADATA in arrays else None
-        whole = sealed(metadata, tensors) if metadata else None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        metadata = json.loads(arrays[METADATA].tobytes()) if METADATA in arrays else None
+        written = save(tensors, metadata)
+    except (ValueError, TypeError) as error:
         raise LaconicError(f"the metadata in {METADATA!r} are not those of a .safetensors file: {error}; pack it again") from None
-    write_bytes(path, save(tensors, whole))
-
-
-def _unnested(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Return metadata with a saved program as JSON itself, not as text in text, and without its checksum, which is made anew."""
-    try:
-        header = json.loads(metadata["laconic"])
-        program = json.loads(header["program"])
-        if _compact(program) != header["program"]:  # text in other words than this program's would not come back
-            return dict(metadata)
-    except (ValueError, KeyError, TypeError):
-        return dict(metadata)
-    return {**metadata, "laconic": {"format": header["format"], "program": program}}
-
-
-def _nested(metadata: Mapping[str, Any]) -> dict[str, str]:
-    """Return metadata as they were before `_unnested`, but for the checksum."""
-    header = metadata.get("laconic")
-    if not isinstance(header, dict):
-        return dict(metadata)
-    return {**metadata, "laconic": json.dumps({"format": header["format"], "program": _compact(header["program"])})}
-
-
-def _compact(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+    write_bytes(path, written)

@@ -1,7 +1,7 @@
 """Networks as programs: captured once, then read, represented, edited, saved."""
 
 from laconic.program.capture import Example, capture, only_in_training
-from laconic.program.file import load, save, sealed
+from laconic.program.file import load, save
 from laconic.program.fold import fold_batch_norm
 from laconic.program.forms import Half, Mask, Quantizer, Representation
 from laconic.program.pack import packed, packed_bytes
@@ -39,7 +39,6 @@ __all__ = [
     "represent",
     "represent_edge",
     "save",
-    "sealed",
     "tidy",
     "weights",
     "write_back",

@@ -41,19 +41,20 @@ def save(program: Program, path: Path, pack: bool = False) -> None:
     Raises:
         LaconicError: the place cannot be written, or the graph holds a value that the format does not know.
     """
+    described, tensors = taken_apart(program, pack)
+    text = json.dumps(described, separators=(",", ":"))
+    header = json.dumps({"format": FORMAT, "sha256": _digest(text, tensors), "program": text})
+    write_bytes(path, serialize(tensors, {"laconic": header}))
+
+
+def taken_apart(program: Program, pack: bool = False) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return a program as a description that JSON can hold and tensors by key; see `save`.
+
+    Raises:
+        LaconicError: the graph holds a value that the format does not know.
+    """
     packs = {name: packed(program, name) for name, _ in represented(program)} if pack else {}
-    tensors, described = _tensors(program, packs), _describe(program, packs)
-    header = json.dumps({"format": FORMAT, "program": json.dumps(described, separators=(",", ":"))})
-    write_bytes(path, serialize(tensors, sealed({"laconic": header}, tensors)))
-
-
-def sealed(metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> dict[str, str]:
-    """Return a file's metadata with the checksum that goes with its tensors, where they are those of a program."""
-    if "laconic" not in metadata:
-        return dict(metadata)
-    header = json.loads(metadata["laconic"])
-    sealed = {"format": header["format"], "sha256": _digest(header["program"], tensors), "program": header["program"]}
-    return {**metadata, "laconic": json.dumps(sealed)}
+    return _describe(program, packs), _tensors(program, packs)
 
 
 def load(path: Path) -> Program:
@@ -63,7 +64,15 @@ def load(path: Path) -> Program:
         LaconicError: no such file, not a program, truncated, or changed since it was written.
     """
     text, tensors = _read(path)
-    described = json.loads(text)
+    return put_together(json.loads(text), tensors)
+
+
+def put_together(described: dict[str, Any], tensors: dict[str, Tensor]) -> Program:
+    """Return the program that `taken_apart` took apart; it owns `tensors`.
+
+    Raises:
+        LaconicError: this version of torch lacks an operation.
+    """
     root = nn.Module()
     packs = {entry["name"]: _packed(entry["packed"], tensors) for entry in described["tensors"] if "packed" in entry}
     for entry in described["tensors"]:

@@ -11,8 +11,10 @@ from laconic.context import Context
 from laconic.errors import LaconicError
 from laconic.program import Mask, Program, Weight, read, represent, weights
 from laconic.program.represent import seen_by
-from laconic.prune.magnitude import check_not_emptied, check_zeroes_more, lowest, lowest_of_all, smallest, smallest_of_all
+from laconic.prune.allocation import count_of
+from laconic.prune.magnitude import check_not_emptied, check_zeroes_more, lowest_of_all, smallest, smallest_of_all
 from laconic.prune.recover import taught
+from laconic.prune.selection import lowest
 from laconic.step import Patterns, step_name
 from laconic.train import AfterBatch, Fitted, Training
 
@@ -82,7 +84,9 @@ def close_lowest(masks: dict[str, Mask], scores: list[Tensor], sparsity: float, 
     Raises:
         LaconicError: a layer is left without a weight.
     """
-    marked = lowest_of_all(scores, sparsity) if scope == "global" else [lowest(score, sparsity) for score in scores]
+    marked = (
+        lowest_of_all(scores, sparsity) if scope == "global" else [lowest(score, count_of(score.numel(), sparsity)) for score in scores]
+    )
     for (name, mask), zeroed in zip(masks.items(), marked, strict=True):
         if zeroed.all():
             raise LaconicError(

@@ -5,7 +5,6 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, fx
 
-from laconic.context import Context
 from laconic.errors import LaconicError
 from laconic.numeric.ranges import Histogram, divergence_range, mean_square_range, percentile_range
 from laconic.numeric.rounding import asymmetric_grid
@@ -16,23 +15,6 @@ from laconic.program.walk import where
 Ranges: TypeAlias = Literal["min-max", "percentile", "mean-square", "kl"]
 
 _BINS = 2048
-
-
-def calibration_inputs(program: Program, context: Context) -> list[Tensor]:
-    """Return the calibration inputs in batches, checked.
-
-    Raises:
-        LaconicError: they have another shape or type than the network takes, or are not finite.
-    """
-    batches, wanted, dtype = list(context.calibration()), program.inputs[0].shape, program.inputs[0].dtype
-    for batch in batches:
-        if tuple(batch.shape[1:]) != wanted:
-            raise LaconicError(f"calibration inputs have the shape {tuple(batch.shape[1:])}, but the network takes {wanted}")
-        if batch.is_floating_point() != dtype.is_floating_point:
-            raise LaconicError(f"calibration inputs are {batch.dtype}, but the network takes {dtype}")
-        if batch.is_floating_point() and not torch.isfinite(batch).all():
-            raise LaconicError("calibration inputs hold NaN or infinite numbers; clean them")
-    return batches
 
 
 def grid_of(histogram: Histogram, bits: int, ranges: Ranges, percentile: float) -> Uniform:

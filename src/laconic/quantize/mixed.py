@@ -14,18 +14,19 @@ import torch
 from pydantic import AfterValidator, Field, model_validator
 from torch import Tensor, fx
 
-from laconic.context import Context
+from laconic.context import Context, calibration_inputs
 from laconic.measure import macs_per_node
 from laconic.numeric.allocation import Allocation
 from laconic.program import Program, Weight, clone, fold_batch_norm, weights
+from laconic.program.noise import decibels, parted, relative_error, run
 from laconic.quantize.budget import Budget, bits_budget, bytes_budget, check_choice, entries, mac_bits_budget, widths_within
-from laconic.quantize.calibrate import calibration_inputs, grid_of, histograms_of
+from laconic.quantize.calibrate import grid_of, histograms_of
 from laconic.quantize.candidates import Candidates
 from laconic.quantize.curvature import divergence, loss_by_curvature
 from laconic.quantize.grids import KINDS, Widths, points_of
 from laconic.quantize.in_time import Timed, float_in_time
 from laconic.quantize.placement import Sites, points_read
-from laconic.quantize.sensitivity import Allotment, Losses, output_noise, outputs_together, relative_error, run
+from laconic.quantize.sensitivity import Allotment, Losses, output_noise, outputs_together
 from laconic.quantize.static import Bits, Calibrated, Rounding, Static
 from laconic.step import step
 
@@ -112,7 +113,7 @@ class Mixed(Calibrated):
         sites = Sites(program, tuple(chosen), points_of(program, chosen))
         batches = calibration_inputs(program, context)
         candidates = replace(self._candidates(sites, batches), weight_bits=(8,), activation_bits=(8,))
-        losses, read = output_noise(candidates, *_parted(torch.cat(batches), self.examples)), points_read(sites.points, sites.kernels)
+        losses, read = output_noise(candidates, *parted(torch.cat(batches), self.examples)), points_read(sites.points, sites.kernels)
         return {
             weight.name.removesuffix(".weight"): losses.weights[weight.name][8]
             + sum(losses.activations[read[reader]][8] for reader in weight.readers if reader in read)
@@ -131,7 +132,7 @@ class Mixed(Calibrated):
         """Return the widths of least summed loss within the budget."""
         budget = self._budget(sites, context)
         check_choice(budget, sites, self.weight_bits, self.activation_bits)
-        candidates, (inputs, others) = self._candidates(sites, batches), _parted(torch.cat(batches), self.examples)
+        candidates, (inputs, others) = self._candidates(sites, batches), parted(torch.cat(batches), self.examples)
         losses = self._losses(candidates, inputs, others, context)
         widths, found = widths_within(budget, sites, losses)
         together = self._distance(*reversed(outputs_together(candidates, widths, inputs, others)))
@@ -150,7 +151,7 @@ class Mixed(Calibrated):
         return relative_error(found, wanted) if self.sensitivity == "noise" else divergence(found, wanted)
 
     def _said(self, loss: float) -> str:
-        return f"noise of {_decibels(loss)}" if self.sensitivity == "noise" else f"a divergence of {loss:.3g} nats"
+        return f"noise of {decibels(loss)}" if self.sensitivity == "noise" else f"a divergence of {loss:.3g} nats"
 
     def _candidates(self, sites: Sites, batches: list[Tensor]) -> Candidates:
         histograms = histograms_of(sites.program, list(sites.points), [(each,) for each in batches], self._ranges != "min-max")
@@ -186,25 +187,6 @@ class Mixed(Calibrated):
             points = dict.fromkeys(read[reader] for reader in weight.readers if reader in read)
             lines.append(", ".join([line, *(f"reads {of_values(point)}" for point in points)]))
         return lines + [f"no layer reads {of_values(point)}" for point in sites.points if point not in read.values()]
-
-
-def _parted(inputs: Tensor, examples: int) -> tuple[Tensor, Tensor]:
-    """Return so many inputs, half of them at most, and the others; of one input, itself twice.
-
-    >>> [len(part) for part in _parted(torch.zeros(100, 3), 64)], [len(part) for part in _parted(torch.zeros(100, 3), 10)]
-    ([50, 50], [10, 90])
-    """
-    count = min(examples, len(inputs) // 2)
-    return (inputs[:count], inputs[count:]) if count else (inputs, inputs)
-
-
-def _decibels(share: float) -> str:
-    """Say how large noise is beside what it is in.
-
-    >>> _decibels(0.01), _decibels(0.0)
-    ('-20.0 dB', '-inf dB')
-    """
-    return f"{10 * math.log10(share) if share else -math.inf:.1f} dB"
 
 
 def _how_good(budget: Budget, found: Allocation) -> str:

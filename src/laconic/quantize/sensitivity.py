@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx
 
-from laconic.program import Program, Weight
-from laconic.program.observe import Changes, changed, rest, stepwise
+from laconic.program.noise import in_place_of, relative_error, run, run_on
+from laconic.program.observe import Changes, stepwise
 from laconic.quantize.candidates import Candidates
 from laconic.quantize.placement import Sites, points_read
 from laconic.train.progress import bar
@@ -47,7 +47,7 @@ def output_noise(candidates: Candidates, inputs: Tensor, others: Tensor) -> Loss
 
     def noise(changes: Changes, kernels: Iterable[fx.Node], node: fx.Node, values: dict[fx.Node, Any]) -> float:
         restored = {kernel: restoring[kernel] for kernel in kernels if kernel in restoring}
-        return relative_error(_first(rest(sites.program, node, values, _one_after_the_other(restored, changes))), output)
+        return relative_error(run_on(sites.program, node, values, _one_after_the_other(restored, changes)), output)
 
     with bar("sensitivity", 0, len(sites.weights) + len(sites.points)) as tell:
         for (node, values), (_, beside) in zip(stepwise(sites.program, (inputs,)), stepwise(sites.program, (others,)), strict=True):
@@ -59,7 +59,7 @@ def output_noise(candidates: Candidates, inputs: Tensor, others: Tensor) -> Loss
             for weight in [each for each in sites.weights if each.readers[0] is node]:
                 rounded = candidates.rounded(weight, beside)
                 losses.weights[weight.name] = {
-                    bits: noise(_in_place_of(weight, rounded(bits)), weight.readers, node, values) for bits in candidates.weight_bits
+                    bits: noise(in_place_of(weight, rounded(bits)), weight.readers, node, values) for bits in candidates.weight_bits
                 }
             previous = node
             tell(len(losses.weights) + len(losses.activations), node.name)
@@ -74,20 +74,9 @@ def outputs_together(candidates: Candidates, widths: Allotment, inputs: Tensor, 
     for node, beside in stepwise(sites.program, (others,)):
         for weight in [each for each in sites.weights if each.readers[0] is node]:
             rounded = candidates.rounded(weight, beside)(widths.weights[weight.name])
-            changes = {**changes, **_in_place_of(weight, rounded)}
+            changes = {**changes, **in_place_of(weight, rounded)}
     grids = {node: candidates.value_grid(node, bits) for node, bits in widths.activations.items()}
     return output, run(sites.program, inputs, _one_after_the_other(changes, grids))
-
-
-def run(program: Program, inputs: Tensor, changes: Changes | None = None) -> Tensor:
-    """Return the first output of a program in eval mode, with what some nodes compute changed."""
-    return _first(changed(program.eval(), (inputs,), changes or {}))
-
-
-def relative_error(found: Tensor, wanted: Tensor) -> float:
-    """Return the squared error as a share of the squares of what is wanted."""
-    squares = wanted.double().square().sum().clamp_min(torch.finfo(torch.float64).tiny)
-    return float((found - wanted).double().square().sum() / squares)
 
 
 def _float_run(candidates: Candidates, inputs: Tensor) -> tuple[Tensor, Changes]:
@@ -120,18 +109,8 @@ def _readers(sites: Sites) -> dict[fx.Node, list[fx.Node]]:
     return readers
 
 
-def _in_place_of(weight: Weight, value: Tensor) -> Changes:
-    """Return the change that gives the readers of a weight another value."""
-    return {reader.all_input_nodes[1]: lambda _: value for reader in weight.readers}
-
-
 def _one_after_the_other(first: Changes, then: Changes) -> Changes:
     def both(node: fx.Node) -> Callable[[Tensor], Tensor]:
         return lambda value: then[node](first[node](value))
 
     return {**first, **then, **{node: both(node) for node in first.keys() & then.keys()}}
-
-
-def _first(outputs: Any) -> Tensor:
-    found: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-    return found

@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 from torch import Tensor, fx
 
-from laconic.context import Context
+from laconic.context import Context, calibration_inputs
 from laconic.errors import NotApplicableError
 from laconic.numeric.ranges import Histogram
 from laconic.numeric.rounding import mean_square_scale, per_channel, symmetric_scale
@@ -24,7 +24,7 @@ from laconic.program import Program, Uniform, Weight, clone, fold_batch_norm, re
 from laconic.program.represent import edges
 from laconic.program.unquantized import check_unquantized
 from laconic.quantize.block_reconstruction import Blocks
-from laconic.quantize.calibrate import Ranges, calibration_inputs
+from laconic.quantize.calibrate import Ranges
 from laconic.quantize.correct import correct_biases, output_means
 from laconic.quantize.data_free import assumed_histograms, correct_by_means, norm_spreads, value_spreads
 from laconic.quantize.equalize import equalize

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 
 from laconic import train
-from laconic.context import Context
+from laconic.context import Context, calibration_inputs
 from laconic.errors import NotApplicableError
 from laconic.numeric.codebook import binary_scale
 from laconic.numeric.rounding import mean_square_scale, per_channel
@@ -20,7 +20,6 @@ from laconic.program import Codebook, Program, Uniform, Weight, clone, fold_batc
 from laconic.program.represent import edges
 from laconic.program.scaled import Scaled
 from laconic.program.unquantized import check_unquantized
-from laconic.quantize.calibrate import calibration_inputs
 from laconic.quantize.grids import KINDS, even_widths, make_room_for_bias, put_grids, round_bias
 from laconic.quantize.static import counted
 from laconic.step import Patterns, step

@@ -15,7 +15,7 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from laconic.context import Context
+from laconic.context import Context, calibration_inputs
 from laconic.errors import LaconicError, NotApplicableError
 from laconic.numeric.codebook import binary_scale, normal_float, ternary_scale
 from laconic.numeric.rounding import (
@@ -33,7 +33,6 @@ from laconic.program.lower import weights_word
 from laconic.program.represent import representations
 from laconic.program.unquantized import check_unquantized
 from laconic.quantize.activation_aware import scale_by_activations
-from laconic.quantize.calibrate import calibration_inputs
 from laconic.quantize.compensate import compensate
 from laconic.quantize.grids import represent_weight
 from laconic.quantize.tune_weights import tune_weights

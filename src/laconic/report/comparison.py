@@ -17,6 +17,7 @@ from laconic.report.units import (
     points_text,
     rate_text,
     ratio_text,
+    seconds_text,
     times_text,
 )
 
@@ -86,7 +87,15 @@ def rows(receipt: Receipt) -> tuple[Row, ...]:
         _throughput(receipt),
         _amount("peak memory", before.peak_memory_bytes, after.peak_memory_bytes, bytes_text, ("less", "more")),
         _energy(before.joules, after.joules),
+        *_decoding(after),
     )
+
+
+def _decoding(after: Measurement) -> tuple[Row, ...]:
+    if after.decode_seconds is None or after.decode_memory_bytes is None:
+        return ()
+    memory = f"in {bytes_text(int(after.decode_memory_bytes))} of memory"
+    return (Row("decoding", "", seconds_text(after.decode_seconds), memory),)
 
 
 def limits(receipt: Receipt) -> tuple[Limit, ...]:

@@ -6,9 +6,10 @@ from types import ModuleType
 
 from laconic.errors import LaconicError, unknown
 
-__all__ = ["FASTEST", "NAMES", "candidates", "installed", "runtime"]
+__all__ = ["FASTEST", "NAMES", "PACKED", "candidates", "installed", "runtime"]
 
-NAMES = ("onnxruntime", "openvino")
+NAMES = ("onnxruntime", "openvino")  # these compete for speed
+PACKED = "lac"  # this one for bytes alone
 FASTEST = "fastest"  # whichever of those that are installed
 
 
@@ -18,8 +19,8 @@ def runtime(name: str) -> ModuleType:
     Raises:
         LaconicError: there is no such runtime, or its package is not installed.
     """
-    if name not in NAMES:
-        raise unknown("runtime", name, NAMES)
+    if name not in (*NAMES, PACKED):
+        raise unknown("runtime", name, (*NAMES, PACKED))
     module = _module(name)
     if not _is_installed(module):
         raise LaconicError(f"the {name} runtime needs the package {module.PACKAGE}: pip install 'laconic[{name}]'")
@@ -27,20 +28,20 @@ def runtime(name: str) -> ModuleType:
 
 
 def installed() -> list[str]:
-    """Return the names of the runtimes whose packages are there."""
+    """Return the names of the runtimes that compete for speed and whose packages are there."""
     return [name for name in NAMES if _is_installed(_module(name))]
 
 
 def candidates(name: str) -> list[str]:
-    """Return the runtimes that a user's choice allows: the one of that name, or for "fastest" all that are installed.
+    """Return the runtimes that a user's choice allows: the one of that name, or for "fastest" all that compete and are installed.
 
     Raises:
         LaconicError: there is no such runtime, or its package is not installed.
     """
     if name == FASTEST:
         return installed()
-    if name not in NAMES:
-        raise unknown("runtime", name, (*NAMES, FASTEST))
+    if name not in (*NAMES, PACKED):
+        raise unknown("runtime", name, (*NAMES, PACKED, FASTEST))
     runtime(name)
     return [name]
 

@@ -1,11 +1,14 @@
 """The ladder: recipes built from the steps there are, cheapest first; the order of techniques in each is structures, training, integers."""
 
 from dataclasses import dataclass
+from math import log2
 
 from laconic.receipt import Attempt, Budget
 from laconic.recipe import PlainRecipe
 
-INTEGERS, LAYERS, FILTERS = "integers", "layers", "filters"
+INTEGERS, LAYERS, FILTERS, PACKINGS = "integers", "layers", "filters", "packings"
+STRUCTURES = "structures"  # layers and filters
+BEYOND_INTEGERS = 4.5  # times smaller: int8 gives less than 4
 
 _FITTED = {"ranges": "mean-square", "weight_ranges": "mean-square"}
 _SLACKS = (1.0, 0.85, 0.7, 0.55)  # of the share that would do if time followed the multiply-accumulates
@@ -19,6 +22,7 @@ class Rung:
     recipe: PlainRecipe
     kind: str = INTEGERS  # rungs of one kind: the first keeps most accuracy where structures go, least where only integers come
     untrained: "Rung | None" = None  # as small and as fast, before what takes long
+    max_bytes: int | None = None  # of the packed file that it ends in; None: it ends in a file that a runtime executes
 
 
 def ladder(budget: Budget, trainable: bool, epochs: int = 3) -> list[Rung]:
@@ -62,6 +66,43 @@ def structural(budget: Budget, reached: Attempt, trainable: bool, epochs: int = 
         for kind in (LAYERS, FILTERS) if time_share < bytes_share else (FILTERS, LAYERS):
             rungs.append(_without(kind, slack * bytes_share, slack * time_share, trainable, 4 * epochs))
     return sorted(rungs, key=lambda rung: rung.kind != rungs[0].kind)
+
+
+_KEPT_BITS = (3.0, 5.0)  # that a weight which is not pruned may take; more of them are pruned then
+
+
+def packings(budget: Budget, baseline_bytes: int, weights: int, trainable: bool, epochs: int = 3) -> list[Rung]:
+    """Return recipes that end in a packed file of the size that is asked for; empty where more speed is asked for, or no less size.
+
+    Args:
+        budget: what is asked for.
+        baseline_bytes: of the float network's file.
+        weights: how many the network has.
+        trainable: whether there is training data.
+        epochs: of the short trainings; after pruning, four times as many.
+    """
+    limits = [baseline_bytes / budget.smaller if budget.smaller else None, budget.max_bytes]
+    target = int(min((limit for limit in limits if limit), default=baseline_bytes))
+    if (budget.faster or 0) > 1 or target >= baseline_bytes:
+        return []
+    rungs = [Rung(f"packed into {target:,} bytes", [], PACKINGS, max_bytes=target)]
+    for bits in _KEPT_BITS if trainable else ():
+        sparsity = _sparsity(8 * target / weights, bits)
+        pruning = {"sparsity": sparsity, "scope": "global"}
+        training = {"epochs": 4 * epochs, "learning_rate": 0.05, "schedule": "one-cycle", "alpha": 0.9, "keep": "best"}
+        recipe: PlainRecipe = [{"prune.Magnitude": pruning}, {"distill.Response": training}]
+        name = f"{100 * sparsity:.3g} % pruned, distilled for {4 * epochs} epochs, packed into {target:,} bytes"
+        rungs.append(Rung(name, recipe, PACKINGS, max_bytes=target))
+    return rungs
+
+
+def _sparsity(rate: float, bits: float) -> float:
+    """Return the least sparsity, in hundredths, at which the zeros' places and so many bits of each other weight fit into `rate` bits."""
+
+    def takes(sparsity: float) -> float:
+        return -sparsity * log2(sparsity) - (1 - sparsity) * log2(1 - sparsity) + (1 - sparsity) * bits
+
+    return next((share / 100 for share in range(50, 99) if takes(share / 100) <= rate), 0.99)
 
 
 def _without(kind: str, bytes_share: float, time_share: float, trainable: bool, epochs: int) -> Rung:

@@ -33,7 +33,8 @@ class Reference:
     def of(self, rung: Rung) -> tuple[float, bool]:
         """Return the accuracy, and whether it is that of a control. Rungs that only take integers keep what was learned and need none."""
         whole = self._accuracy(self.baseline)
-        training = [step for step in parse(rung.recipe) if getattr(step, "trains", False)] if rung.kind != INTEGERS else []
+        steps = parse(rung.recipe) if rung.recipe and rung.kind != INTEGERS else []
+        training = [step for step in steps if getattr(step, "trains", False)]
         if not training or not self._was_seen(whole):
             return whole, False
         self.say("      the network has been trained on the validation images: compared with the whole one after the same training")

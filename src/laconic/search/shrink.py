@@ -4,14 +4,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from laconic.deliver import Delivery, Exported, Say, deliver, export_each, fastest_float, score, timed
+from laconic.deliver import Delivery, Exported, Say, deliver, export_each, export_packed, fastest_float, score, timed
 from laconic.errors import LaconicError, NotApplicableError, UnreachableError
 from laconic.job import Job
-from laconic.program import clone
+from laconic.program import clone, weights
 from laconic.receipt import Attempt, Budget, Receipt, missed
 from laconic.recipe import Compressed, PlainRecipe, apply, parse, plain
-from laconic.runtimes import candidates
-from laconic.search.ladder import INTEGERS, Rung, ladder, structural
+from laconic.runtimes import PACKED, candidates
+from laconic.search.ladder import BEYOND_INTEGERS, INTEGERS, PACKINGS, STRUCTURES, Rung, ladder, packings, structural
 from laconic.search.reference import Reference
 from laconic.store import Store, key
 
@@ -70,10 +70,21 @@ def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say:
         say(f"      {_words(done.attempt)}")
         return done
 
-    tried = climb(ladder(budget, trainable, epochs), attempt, budget)
-    if tried and all(one.attempt.missed for one in tried):
-        reached = min(tried, key=lambda one: shortfall(one.attempt, budget)).attempt
-        tried += climb(structural(budget, reached, trainable, epochs), attempt, budget)
+    entries = sum(weight.value.numel() for weight in weights(job.program))
+    baseline_bytes = baseline.file.path.stat().st_size
+    packed = packings(budget, baseline_bytes, entries, trainable, epochs)
+    tried = list[_Tried]()
+    for stage in _order(runtime, packed, baseline_bytes):
+        if any(not one.attempt.missed for one in tried):
+            break
+        rungs = packed
+        if stage == INTEGERS:
+            rungs = ladder(budget, trainable, epochs)
+        elif stage == STRUCTURES:
+            executed = [one for one in tried if one.exported.file.runtime != PACKED]
+            reached = min(executed, key=lambda one: shortfall(one.attempt, budget), default=None)
+            rungs = structural(budget, reached.attempt, trainable, epochs) if reached else []
+        tried += climb(rungs, attempt, budget)
     if not tried:
         raise LaconicError("no recipe of the ladder applies to this network; give a recipe of your own to `laconic compress`")
     best = min(tried, key=lambda one: shortfall(one.attempt, budget))
@@ -81,10 +92,18 @@ def shrink(job: Job, budget: Budget, out: Path, store: Store, runtime: str, say:
     return deliver(Delivery(job, baseline, best.exported, best.compressed, best.attempt.recipe, budget, attempts), out, store, say)
 
 
+def _order(runtime: str, packed: Sequence[Rung], baseline_bytes: int) -> tuple[str, ...]:
+    """Return the kinds of rungs in the order in which they are tried: packed files last, or first where integers come nowhere near."""
+    if runtime == PACKED:
+        return (PACKINGS, INTEGERS)
+    is_far = bool(packed) and baseline_bytes > BEYOND_INTEGERS * (packed[0].max_bytes or 1)
+    return (PACKINGS, INTEGERS, STRUCTURES) if is_far else (INTEGERS, STRUCTURES, PACKINGS)
+
+
 def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], _Tried | None], budget: Budget) -> list[_Tried]:
     """Try rungs in order until one meets the budget, leaving out those that cannot: returns what was tried.
 
-    Rungs of integers differ in accuracy only: when size or speed is missed, the others miss it too. Rungs that
+    Rungs of integers, and of packed files, differ in accuracy only: when size or speed is missed, the others miss it too. Rungs that
     remove structures remove more one after the other: when one loses too much accuracy, so do the later ones of its kind. Training
     changes neither size nor speed, so these are measured before it; where every rung misses them, the one that comes nearest is trained.
     """
@@ -105,11 +124,16 @@ def climb(rungs: Sequence[Rung], attempt: Callable[[Rung], _Tried | None], budge
         if not done.attempt.missed:
             return tried
         too_little = _misses_more_than_accuracy(done.attempt, budget)
-        if (too_little and rung.recipe) if rung.kind == INTEGERS else _loses(done.attempt, budget):
+        if (too_little and _alike(rung)) if rung.kind in (INTEGERS, PACKINGS) else _loses(done.attempt, budget):
             hopeless.add(rung.kind)
     if waiting and not trained and (done := attempt(min(waiting, key=lambda each: each[0])[1])):
         tried.append(done)
     return tried
+
+
+def _alike(rung: Rung) -> bool:
+    """Say whether the other rungs of its kind are as small and as fast."""
+    return bool(rung.recipe) or rung.kind == PACKINGS
 
 
 def _loses(attempt: Attempt, budget: Budget) -> bool:
@@ -126,7 +150,10 @@ def _try(rung: Rung, reference: Reference, budget: Budget, runtimes: Sequence[st
     steps = parse(rung.recipe) if rung.recipe else []
     compressed = apply(clone(job.program), steps, job.context, store)
     name = f"artifact-{key(job.model_hash, job.data_hash, job.origin.seed, plain(steps))}"
-    files = export_each(compressed.program, name, runtimes, job, store, reference.say)
+    if rung.max_bytes is None:
+        files = export_each(compressed.program, name, runtimes, job, store, reference.say)
+    else:
+        files = [export_packed(compressed.program, name, rung.max_bytes, job, store)]
     tried = [_Tried(_measured(file, rung, plain(steps), reference, budget), compressed, file) for file in files]
     rest = replace(budget, faster=None, max_latency_ms=None)
     return min(tried, key=lambda one: (len(_missed(one.attempt, rest)), one.attempt.latency_ms))
