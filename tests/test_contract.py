@@ -33,11 +33,18 @@ from networks import NETWORKS, build
 
 STEPS = step_classes()
 
+# Sparser than prune.Magnitude's half, in little time
+SPARSE = {"sparsity": 0.6, "epochs": 2, "batch": 32, "every": 5, "autocast": "off"}
+
 # Settings for the battery, where the defaults would take long or change too little
 SETTINGS = {
     "distill.Response": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
     "prune.Filters": {"ratio": 0.3},
+    "prune.Gradual": SPARSE,
     "prune.Heads": {"ratio": 0.5},
+    "prune.Movement": {**SPARSE, "epochs": 6},  # its scores are a sum over batches, noise at first
+    "prune.NofM": {"indivisible": "leave"},
+    "prune.Rounds": {"sparsity": 0.6, "rounds": 2, "epochs": 1, "batch": 32, "autocast": "off"},
     "prune.Layers": {"training": Training(epochs=2, batch=32, learning_rate=0.02, autocast="off")},
     "quantize.EntropyPenalized": {"epochs": 1, "autocast": "off"},
     "quantize.Training": {"epochs": 1, "autocast": "off"},
@@ -48,9 +55,13 @@ SETTINGS = {
 OTHER_SETTINGS = {
     "distill.Response": {"temperature": 2.5, "alpha": 0.25, "epochs": 3, "warmup": 0.1},
     "prune.Filters": {"macs": 0.6, "importance": "l2", "rounds": 2, "training": Training(epochs=2, ema=0.9), "exclude": ("head",)},
+    "prune.Gradual": {"sparsity": 0.95, "initial": 0.5, "begin": 0.1, "end": 0.5, "straight_through": True, "epochs": 3, "alpha": 0.0},
     "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
     "prune.Layers": {"macs": 0.8, "examples": 64, "training": Training(optimizer="adamw"), "exclude": ("stem",)},
     "prune.Magnitude": {"sparsity": 0.75, "scope": "global", "exclude": ("head", "stem*")},
+    "prune.Movement": {"sparsity": 0.95, "scope": "global", "begin": 0.1, "end": 0.5, "epochs": 3, "alpha": 0.0},
+    "prune.NofM": {"n": 1, "m": 8, "indivisible": "leave"},
+    "prune.Rounds": {"sparsity": 0.95, "rounds": 3, "spacing": "cubic", "rescale_dropout": False, "exclude": ("head",)},
     "quantize.EntropyPenalized": {"price": 1e-5, "spacing": 0.5, "alpha": 0.5, "epochs": 2, "exclude": ("head",)},
     "prune.SparseGPT": {"sparsity": 0.75, "allocation": "sensitivity", "block": 16, "damping": 0.1, "exclude": ("head",)},
     "prune.Wanda": {"pattern": (1, 4), "include": ("left", "right")},
@@ -94,6 +105,9 @@ REFUSED = {
     ("quantize.WeightOnly", "quantize.Static"),
     ("quantize.WeightOnly", "quantize.Training"),
     ("quantize.WeightOnly", "quantize.WeightOnly"),
+    *itertools.product(("prune.Gradual", "prune.Movement", "prune.Rounds"), repeat=2),
+    *itertools.product(("prune.Gradual", "prune.Movement", "prune.Rounds"), ("prune.Magnitude",)),
+    ("prune.NofM", "prune.NofM"),
     ("quantize.EntropyPenalized", "share.KMeans"),
     ("quantize.Mixed", "share.KMeans"),
     ("quantize.Static", "share.KMeans"),
@@ -120,6 +134,7 @@ ONLY_ON = {
     "prune.Filters": {kind for kind in NETWORKS if kind != "buffers"},
     "prune.Heads": {"attention", "transformer"},
     "prune.Layers": {"attention", "transformer", "depthwise"},
+    "prune.NofM": {kind for kind in NETWORKS if kind not in ("buffers", "gru", "lstm")},  # of inputs that four does not divide
     "share.KMeans": {kind for kind in NETWORKS if kind != "buffers"},  # which is too small for a codebook
 }
 

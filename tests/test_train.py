@@ -838,6 +838,30 @@ def test_patience_counts_from_the_cut():
     assert fit(program(), TRAIN, training, validation=VALIDATION, score=values, after_batch=cut_at(7)).epochs == 5
 
 
+def changes_until(batch):
+    """A callback that says of the network, up to a batch, that it is another than before."""
+    return lambda done, total: {} if done <= batch else None
+
+
+def test_the_best_epoch_is_one_after_the_last_change_that_a_callback_tells_of():
+    snapshots, values = [], scored(0.9, 0.8, 0.6, 0.7)
+
+    def score(model, split):
+        snapshots.append(deepcopy(model))
+        return values(model, split)
+
+    model, training = network(), Training(epochs=4, batch=64, keep="best")
+    fitted = fit(model, TRAIN, training, validation=VALIDATION, score=score, after_batch=changes_until(10))
+    assert (fitted.score, fitted.best) == (0.8, 0.8)  # the change is in the second epoch, which ends with the network that stays
+    assert same(model, snapshots[1])
+
+
+def test_patience_does_not_begin_while_the_network_changes():
+    training = Training(epochs=6, batch=64, patience=2)
+    values = scored(0.9, 0.2, 0.3, 0.1, 0.1, 0.8)
+    assert fit(network(), TRAIN, training, validation=VALIDATION, score=values, after_batch=changes_until(7)).epochs == 5
+
+
 def test_only_a_program_can_be_cut():
     with pytest.raises(LaconicError, match="only a captured program can be cut while it trains; this model is a Sequential"):
         fit(network(), TRAIN, PLAIN, after_batch=cut_at(2))

@@ -5,7 +5,7 @@ the dense view and any later step composes. The same quantizer stands on an edge
 """
 
 from collections.abc import Collection, Iterator
-from itertools import count
+from itertools import count, takewhile
 from typing import Any
 
 from torch import Tensor, fx, nn
@@ -96,6 +96,21 @@ def stored_tensor(program: nn.Module, name: str) -> Tensor:
     lists: Any = module.parametrizations
     stored: Tensor = lists[attribute].original
     return stored
+
+
+def seen_by(program: nn.Module, name: str, form: Representation) -> Tensor:
+    """Return the tensor called `name` as one of its representations gets it: stored, and through those before it."""
+    value = stored_tensor(program, name)
+    for each in takewhile(lambda other: other is not form, representations(program, name)):
+        value = each(value)
+    return value
+
+
+def replace_form(program: Program, name: str, old: Representation, new: Representation) -> None:
+    """Put another representation of the tensor called `name` in the place of one that it has."""
+    module, attribute = holder(program, graph_name(program, name))
+    lists: Any = module.parametrizations
+    lists[attribute][list(lists[attribute]).index(old)] = new.train(module.training)
 
 
 def graph_name(program: nn.Module, name: str) -> str:

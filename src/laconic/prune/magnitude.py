@@ -38,9 +38,15 @@ def smallest_of_all(tensors: list[Tensor], sparsity: float) -> list[Tensor]:
     Returns:
         Boolean tensors of the shapes of `tensors`.
     """
-    marked = smallest(torch.cat([tensor.flatten() for tensor in tensors]), sparsity)
-    parts = marked.split([tensor.numel() for tensor in tensors])
-    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
+    return lowest_of_all([tensor.abs() for tensor in tensors], sparsity)
+
+
+def lowest_of_all(scores: list[Tensor], sparsity: float) -> list[Tensor]:
+    """Mark the `sparsity` share of the entries of all tensors together that have the lowest scores."""
+    together = torch.cat([score.flatten() for score in scores])
+    marked = lowest(together, count_of(together.numel(), sparsity))
+    parts = marked.split([score.numel() for score in scores])
+    return [part.reshape(score.shape) for part, score in zip(parts, scores, strict=True)]
 
 
 def below_deviation(weight: Tensor, quality: float) -> Tensor:
@@ -80,10 +86,8 @@ class Magnitude:
         """Register a mask on every chosen weight."""
         chosen = weights(program, self.include, self.exclude)
         marked = self._zeroed(program, chosen, context)
-        if not any(bool(weight.value[zeroed].any()) for weight, zeroed in zip(chosen, marked, strict=True)):
-            names = ", ".join(weight.name for weight in chosen)
-            raise LaconicError(f"prune.Magnitude would zero no weight that is not zero already in {names}; ask for more")
-        _check_not_emptied(chosen, marked)
+        check_zeroes_more("prune.Magnitude", chosen, marked)
+        check_not_emptied(chosen, marked)
         for weight, zeroed in zip(chosen, marked, strict=True):
             represent(program, weight.name, Mask(~zeroed))
             context.note(f"{weight.name}: {zeroed.float().mean():.1%} of {zeroed.numel()} weights are zero")
@@ -106,7 +110,23 @@ def _without_smallest(weight: Weight, values: object) -> Callable[[int], Tensor]
     return lambda count: weight.value.masked_fill(lowest(weight.value.abs(), count), 0)
 
 
-def _check_not_emptied(chosen: list[Weight], marked: list[Tensor]) -> None:
+def check_zeroes_more(step: str, chosen: list[Weight], marked: list[Tensor]) -> None:
+    """Find that all that is marked is zero already.
+
+    Raises:
+        LaconicError: says so of the step.
+    """
+    if not any(bool(weight.value[zeroed].any()) for weight, zeroed in zip(chosen, marked, strict=True)):
+        names = ", ".join(weight.name for weight in chosen)
+        raise LaconicError(f"{step} would zero no weight that is not zero already in {names}; ask for more")
+
+
+def check_not_emptied(chosen: list[Weight], marked: list[Tensor]) -> None:
+    """Find layers in which nothing but zeros would be left.
+
+    Raises:
+        LaconicError: names them.
+    """
     emptied = [weight.name for weight, zeroed in zip(chosen, marked, strict=True) if not weight.value[~zeroed].any()]
     if emptied:
         raise LaconicError(

@@ -65,12 +65,17 @@ def retrain(program: Program, training: Training | None, context: Context, label
     """
     if training is None:
         return
-    loss: Loss = cross_entropy
-    if context.teacher is not None:
-        loss = response_loss(clone(context.teacher).eval().to(context.device), _TEMPERATURE, _ALPHA)
+    loss = taught(context, _TEMPERATURE, _ALPHA)
     folder = None if context.folder is None else context.folder / label.replace(" ", "-")
     replace(context, folder=folder).fit(program, training, loss, f"pruning, {label}", after_batch)
     context.note(f"{label}: trained for {training.epochs} epochs")
+
+
+def taught(context: Context, temperature: float, alpha: float) -> Loss:
+    """Return the loss against labels and the teacher's softened answers; against labels alone where it has no weight or is not there."""
+    if context.teacher is None or not alpha:
+        return cross_entropy
+    return response_loss(clone(context.teacher).eval().to(context.device), temperature, alpha)
 
 
 def _shortened(program: Program, sliced: Mapping[str, Sequence[Slice]]) -> dict[fx.Node, Layer]:

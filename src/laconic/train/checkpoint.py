@@ -22,10 +22,10 @@ _SECTIONS = ("model", "averages", "best", "optimizer", "random")
 
 @dataclass(frozen=True)
 class Cut:
-    """Channels that were removed while training."""
+    """Channels that were removed while training, or another change after which the scores before do not count."""
 
     epochs: int  # that were over
-    keep: dict[str, list[int]]  # by the name of the group, as the program was then
+    keep: dict[str, list[int]]  # by the name of the group, as the program was then; empty where no channel went
 
 
 @dataclass(frozen=True)

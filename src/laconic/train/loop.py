@@ -57,7 +57,8 @@ def fit(
         folder: where a checkpoint is written after every epoch, and every five minutes of a long one; the same call continues from it,
             on a CPU to the same bits. None: no checkpoints.
         after_batch: called when the weights have moved, with the batches done and the batches of the whole training; a program is cut
-            to the channels that it returns, if any, the optimizer's state and the averages with it; the best epoch is then a later one.
+            to the channels that it returns, if any, the optimizer's state and the averages with it; the best epoch is then a later one,
+            and so it is where it returns an empty dict: it has changed the network itself, by a mask, say.
         after_epoch: called with the epoch that is over, before its checkpoint. State that it or `after_batch` keeps belongs in
             buffers of the model, so that it is in the checkpoint.
         progress: label of a progress bar on stderr, shown where that is a terminal.
@@ -127,8 +128,8 @@ def _batch(work: Work, run: Run, indices: NDArray[np.int64]) -> None:
     loss.backward()
     _step(work, run)
     keep = work.after_batch(run.done, work.total) if work.after_batch else None
-    if keep:
-        state.shorten(work, run, keep)
+    if keep is not None:
+        state.change(work, run, keep)
 
 
 def _step(work: Work, run: Run) -> None:

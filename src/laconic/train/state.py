@@ -22,7 +22,10 @@ from laconic.train.optimizer import flatten, optimizer, restore, scales, trained
 from laconic.train.settings import Epoch, Training, best, lower_precision
 
 AfterBatch: TypeAlias = Callable[[int, int], KeptChannels | None]
-"""Called with (batches done, batches of the whole training); where it returns channels to keep, by group, the program is cut to them."""
+"""Called with (batches done, batches of the whole training); where it returns channels to keep, by group, the program is cut to them.
+
+An empty dict cuts nothing and says that the network has become another, so that the epochs before cannot be the best.
+"""
 
 AfterEpoch: TypeAlias = Callable[[Epoch], None]
 
@@ -128,6 +131,15 @@ def save(work: Work, run: Run, path: Path | None) -> None:
     checkpoint.write(saved, path)
 
 
+def change(work: Work, run: Run, keep: KeptChannels) -> None:
+    """Cut the program to the channels that stay, if any are named; what was scored before was another network."""
+    if keep:
+        shorten(work, run, keep)
+    run.best = {}
+    if keep or not run.cuts or run.cuts[-1].epochs < len(run.history):
+        run.cuts = (*run.cuts, Cut(len(run.history), {name: list(channels) for name, channels in keep.items()}))
+
+
 def shorten(work: Work, run: Run, keep: KeptChannels) -> None:
     """Cut the program to the channels that stay, and with its parameters the optimizer's state and the averages.
 
@@ -143,8 +155,6 @@ def shorten(work: Work, run: Run, keep: KeptChannels) -> None:
         parameter.requires_grad_(flags[name])  # a representation is made anew
     for name, parameter in trained(work.model).items():
         _follow(run, name, parameter, sliced.get(id(parameter), ()))
-    run.cuts = (*run.cuts, Cut(len(run.history), {name: list(channels) for name, channels in keep.items()}))
-    run.best = {}
 
 
 def _is_parameter(work: Work, name: str) -> bool:
@@ -175,7 +185,8 @@ def name(work: Work) -> str:
 
 def _resume(work: Work, run: Run, saved: Checkpoint) -> None:
     for each in saved.cuts:
-        shorten(work, run, each.keep)
+        if each.keep:
+            shorten(work, run, each.keep)
     run.cuts = saved.cuts
     run.done, run.loss, run.seconds, run.history = saved.done, saved.loss, saved.seconds, saved.history
     run.best = {name: tensor.to(work.device) for name, tensor in saved.best.items()}
