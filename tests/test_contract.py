@@ -120,6 +120,7 @@ REFUSED = {
     ("share.KMeans", "quantize.WeightOnly"),
     ("share.KMeans", "share.KMeans"),
     *itertools.product(("prune.Magnitude", "prune.SparseGPT", "prune.Wanda"), repeat=2),
+    *itertools.product(("prune.Gradual", "prune.Movement", "prune.Rounds"), ("prune.SparseGPT", "prune.Wanda")),  # less sparse
     *((name, "prune.SparseGPT") for name in STEPS if name.startswith(("quantize.", "share."))),
     ("prune.Layers", "prune.Layers"),  # the network has a single block
     ("quantize.Static", "prune.Layers"),
