@@ -11,7 +11,15 @@ from statistics import mean, stdev
 RECORDS = Path(__file__).parents[1] / "records"
 SEEDS = range(5)
 
-_WORST = {"smaller": min, "faster": min, "throughput": min, "accuracy_after": min, "drop_points": max}
+_WORST = {
+    "smaller": min,
+    "faster": min,
+    "throughput": min,
+    "accuracy_after": min,
+    "drop_points": max,
+    "file_bytes": max,
+    "named_bytes": max,
+}
 
 
 def run(command: Sequence[str], seed: int, out: Path) -> dict[str, float]:
@@ -29,12 +37,14 @@ def run(command: Sequence[str], seed: int, out: Path) -> dict[str, float]:
         "accuracy_after": receipt["after"]["accuracy"],
         "drop_points": receipt["drop_points"],
         "met": receipt["met"],
+        "file_bytes": receipt["after"]["file_bytes"],
+        **({"named_bytes": named} if (named := receipt["after"].get("named_bytes")) is not None else {}),
     }
 
 
 def summary(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Return mean, standard deviation and worst of every measured quantity over the seeds."""
-    columns = {name: [row[name] for row in rows] for name in _WORST}
+    columns = {name: [row[name] for row in rows] for name in _WORST if name in rows[0]}
     return {name: {"mean": mean(values), "spread": stdev(values), "worst": _WORST[name](values)} for name, values in columns.items()}
 
 
@@ -59,6 +69,7 @@ def record(name: str, command: Sequence[str], out: Callable[[int], Path]) -> Non
 def keep(target: Path, source: Path, seeds: str) -> None:
     """Copy artifact and receipt into records/; the baseline is left out, since `laconic verify` exports it anew from the weights."""
     target.mkdir(parents=True, exist_ok=True)
-    for file in ("model.onnx", "receipt.json"):
-        shutil.copyfile(source / file, target / file)
+    for file in ("model.onnx", "model.lac", "named.lac", "receipt.json"):
+        if (source / file).is_file():
+            shutil.copyfile(source / file, target / file)
     (target / "seeds.json").write_text(seeds + "\n")

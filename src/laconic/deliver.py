@@ -6,7 +6,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -20,7 +20,7 @@ from laconic.files import sha256, whole_file
 from laconic.fresh import File
 from laconic.job import Job, Origin, described, environment, portable, prepare
 from laconic.measure import Accuracy, Interval, macs, macs_per_node, median_interval, ratio_interval
-from laconic.pack.network import read_program
+from laconic.pack.network import NAMED, read_program, write_named
 from laconic.program import Program, packed, save, weights
 from laconic.program.lower import unsupported
 from laconic.program.represent import represented
@@ -172,12 +172,21 @@ def deliver(delivery: Delivery, out: Path, store: Store, say: Say) -> Receipt:
     single = timed(before.file, after.file, job, store)
     batched = timed(before.file, after.file, job, store, THROUGHPUT_BATCH)
     sides = [_measurement(side, name, single, batched, job, store) for side, name in ((before, "before"), (after, "after"))]
+    sides[1] = replace(sides[1], named_bytes=_write_named(after, job, out))
     receipt = _receipt(delivery, sides[0], sides[1], single, batched, store)
     _copy(before.file.path, out / sides[0].file)
     _copy(after.file.path, out / sides[1].file)
     save(after.program, out / "program.safetensors", pack=True)
     write_receipt(receipt, out)
     return receipt
+
+
+def _write_named(artifact: Exported, job: Job, out: Path) -> int | None:
+    """Write a packed network that is still one of the zoo's a second time, under its architecture's name; returns the bytes."""
+    (out / NAMED).unlink(missing_ok=True)
+    if artifact.file.runtime != PACKED or artifact.coding or not job.origin.model.startswith("zoo:"):
+        return None
+    return write_named(artifact.program, job.origin.model, out / NAMED)
 
 
 def _measurement(side: Exported, name: str, single: dict[str, Any], batched: dict[str, Any], job: Job, store: Store) -> Measurement:

@@ -80,6 +80,7 @@ class Measurement:
     perplexity: _Rare = None  # of a language model on the test split
     lowest_cosine: _Rare = None  # of a test example with what the float network gives, where that is what is scored against
     decode_seconds: _Rare = None  # of a .lac file into arrays, compiled where numba is there
+    named_bytes: int | None = None  # of named.lac: the same network with its architecture's name in place of its graph
     decode_memory_bytes: _Rare = None  # largest resident set of a fresh process that decodes it, without torch
 
 

@@ -18,6 +18,7 @@ from laconic.files import sha256
 from laconic.fresh import File
 from laconic.job import Job, Origin, located, prepare
 from laconic.measure import Accuracy, ratio_interval
+from laconic.pack.network import NAMED, read_program, same_weights
 from laconic.receipt import Measurement, Receipt, missed, read_receipt
 from laconic.runtimes import runtime
 from laconic.store import Store
@@ -81,6 +82,7 @@ def verify(folder: Path, data_root: Path | None = None, threads: int | None = No
         baseline = _baseline(folder, receipt, prepared, Path(scratch))
         checks = [identity, _equal("data sha256", receipt.hashes.data, data.fingerprint(dataset))]
         splits = prepared().splits if origin.against == "network" else data.split(dataset, origin.seed)
+        checks += _named(folder, receipt.after)
         checks += _measured(receipt, File(artifact, receipt.after.runtime), baseline, splits, dataset.classes, threads)
     return Verdict(tuple(checks))
 
@@ -146,6 +148,17 @@ def _decoding(when: str, claimed: Measurement, file: File) -> list[Check]:
         _near(f"{when}.decode_seconds", claimed.decode_seconds, seconds, _MACHINE),
         _near(f"{when}.decode_memory_bytes", claimed.decode_memory_bytes, memory, _MEMORY),
     ]
+
+
+def _named(folder: Path, claimed: Measurement) -> list[Check]:
+    """Compare the file that names its architecture, where there is one, with the artifact, tensor by tensor."""
+    if claimed.named_bytes is None:
+        return []
+    path = folder / NAMED
+    if not path.is_file():
+        raise LaconicError(f"{path} is missing; the folder is not whole")
+    same = same_weights(read_program(path), read_program(folder / claimed.file))
+    return [_equal("after.named_bytes", claimed.named_bytes, path.stat().st_size), _equal(f"{NAMED} is the same network", True, same)]
 
 
 def _perplexity(when: str, claimed: float | None, measured: float | None) -> list[Check]:

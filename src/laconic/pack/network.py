@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from laconic.errors import LaconicError, unknown
+from laconic.files import write_bytes
 from laconic.pack import reader
+from laconic.pack.file import pack_exactly
 from laconic.pack.programs import Arrays, program_of
 from laconic.pack.tensors import read_lac
 from laconic.pack.writer import Array
@@ -20,6 +22,7 @@ from laconic.program.represent import edges
 from laconic.zoo import MODELS, example, load
 
 NETWORK = "network"  # in the header: the architecture
+NAMED = "named.lac"  # in a delivered folder: the network under its architecture's name
 _ZOO = "zoo:"
 _NEAR = 1e-5  # of the outputs' size: the named network may compute in another order
 _SHOWN = 3
@@ -78,6 +81,26 @@ def named_arrays(program: Program, network: str) -> Arrays:
     parameters = dict(program.named_parameters())
     weights = frozenset(name for name, array in state.items() if array.ndim > 1 and array.dtype.kind == "f")
     return Arrays(state, weights, frozenset(name for name in weights if name not in parameters and name in dict(program.named_buffers())))
+
+
+def same_weights(one: Program, other: Program) -> bool:
+    """Say whether two programs have the same tensors, as they are computed with, to the bit."""
+    first, second = ({name: tensor for name, tensor in dense_state(each).items() if not name.endswith(_UNREAD)} for each in (one, other))
+    return first.keys() == second.keys() and all(torch.equal(tensor, second[name]) for name, tensor in first.items())
+
+
+def write_named(program: Program, network: str, path: Path) -> int | None:
+    """Write a program to `path` to the bit, with the name of its architecture in place of its graph; returns the bytes.
+
+    Nothing is written, and None returned, where the program is not one of that architecture any more.
+    """
+    try:
+        arrays = named_arrays(program, network)
+    except LaconicError:
+        return None
+    packed = pack_exactly(arrays.arrays, {NETWORK: network}, arrays.weights)
+    write_bytes(path, packed.data)
+    return len(packed.data)
 
 
 def named(network: str) -> Program:

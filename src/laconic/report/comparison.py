@@ -88,7 +88,15 @@ def rows(receipt: Receipt) -> tuple[Row, ...]:
         _amount("peak memory", before.peak_memory_bytes, after.peak_memory_bytes, bytes_text, ("less", "more")),
         _energy(before.joules, after.joules),
         *_decoding(after),
+        *_named(after),
     )
+
+
+def _named(after: Measurement) -> tuple[Row, ...]:
+    """Return the size of the same network under its architecture's name."""
+    if after.named_bytes is None:
+        return ()
+    return (Row("file without its graph", "", bytes_text(after.named_bytes), "named.lac: its architecture is the zoo's"),)
 
 
 def _decoding(after: Measurement) -> tuple[Row, ...]:
