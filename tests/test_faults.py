@@ -71,7 +71,6 @@ DIGITS = ("--model", "zoo:digits_cnn", "--weights", "none.safetensors", "--data"
     ("argv", "words"),
     [
         (("--model", "zoo:digits_cn", "--data", "digits"), "did you mean 'digits_cnn'"),
-        (("--model", "zoo:digits_cnn", "--data", "digits"), "--weights"),
         (("--model", "zoo:digits_cnn", "--data", "digit"), "did you mean 'digits'"),
         (("--model", "zoo:digits_cnn", "--data", "digits?size=3"), "size"),
         ((*DIGITS, "--runtime", "onnxruntim"), "did you mean 'onnxruntime'"),

@@ -35,10 +35,10 @@ def test_weights_and_biases_are_multiples_of_powers_of_two(program, context):
     biases = [name for name in dense_state(program) if name.endswith("bias") and "norm" not in name and "bn" not in name]
     for weight in chosen:
         grid = quantizer_of(representations(program, weight.name))
-        step = float(grid.step)
+        step = grid.step.item()
         assert step == 2.0 ** round(torch.tensor(step).log2().item())
         assert torch.equal(weight.value, (weight.value / step).round() * step)
-    steps = [float(quantizer_of(representations(program, weight.name)).step) for weight in chosen]
+    steps = [quantizer_of(representations(program, weight.name)).step.item() for weight in chosen]
     head = read(program, "head.bias").detach()
     assert "head.bias" in biases
     assert any(torch.equal(head, (head / step).round() * step) for step in steps)

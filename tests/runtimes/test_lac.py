@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 import laconic
 from laconic import fresh
@@ -15,12 +16,13 @@ from laconic.errors import LaconicError
 from laconic.fresh import File
 from laconic.job import Origin
 from laconic.measure.latency import interleaved
-from laconic.pack.network import read_program
+from laconic.pack.network import NAMED, read_program, same_weights, write_named
 from laconic.program import Mask, capture, clone, place, read, represent
 from laconic.program.represent import represented
 from laconic.quantize import Static
 from laconic.runtimes import candidates, installed, lac, runtime
 from laconic.verify import verify
+from laconic.zoo.digits import digits_cnn
 from test_cli import run, user_file
 
 SPEED = ("ratios", "latency", "throughput", "memory", "seconds", "budget")
@@ -177,3 +179,37 @@ def test_a_compressed_network_is_delivered_packed_verified_and_measured(mine, tm
 def test_a_packed_network_is_exported_again(pruned, tmp_path, capfd):
     assert run("export", "--model", pruned[0].path, "--out", tmp_path / "a.lac", "--runtime", "lac") == 0
     assert (tmp_path / "a.lac").read_bytes() == pruned[0].path.read_bytes()
+
+
+def test_a_network_of_the_zoo_is_delivered_under_its_name_too(tmp_path, capfd, here):
+    """`named.lac` is smaller by the graph, and verified tensor by tensor."""
+    (tmp_path / "recipe.yaml").write_text("- prune.Magnitude: {sparsity: 0.8}\n")
+    model, out = "zoo:digits_cnn?width=2", tmp_path / "out"
+    weights = tmp_path / "weights.safetensors"
+    torch.manual_seed(0)
+    save_file({name: tensor.clone() for name, tensor in digits_cnn(width=2).state_dict().items()}, weights)
+    words = ["--recipe", tmp_path / "recipe.yaml", "--model", model, "--weights", weights, "--data", "digits", "--out", out]
+    assert run("compress", *words, "--runtime", "lac", "--json") == 0
+    after = json.loads(capfd.readouterr().out)["after"]
+    assert after["named_bytes"] == (out / NAMED).stat().st_size < after["file_bytes"] == (out / "model.lac").stat().st_size
+    assert same_weights(read_program(out / NAMED), read_program(out / "model.lac"))
+    claims = {check.name: check.ok for check in verify(out).checks}
+    assert claims["after.named_bytes"]
+    assert claims["named.lac is the same network"]
+    other = tmp_path / "other.safetensors"
+    torch.manual_seed(1)
+    save_file({name: tensor.clone() for name, tensor in digits_cnn(width=2).state_dict().items()}, other)
+    assert run("pack", other, "-o", out / NAMED, "--lossless", "--network", model) == 0
+    assert not {check.name: check.ok for check in verify(out).checks}["named.lac is the same network"]
+    (out / NAMED).unlink()
+    with pytest.raises(LaconicError, match=r"named.lac is missing"):
+        verify(out)
+    capfd.readouterr()
+    assert run("compress", *words, "--json") == 0
+    assert json.loads(capfd.readouterr().out)["after"]["named_bytes"] is None
+
+
+def test_a_network_that_is_no_longer_the_architecture_is_not_written_under_its_name(tmp_path):
+    program = capture(digits_cnn(width=3).eval(), (torch.randn(2, 1, 8, 8),))
+    assert write_named(program, "zoo:digits_cnn?width=2", tmp_path / NAMED) is None
+    assert not (tmp_path / NAMED).exists()

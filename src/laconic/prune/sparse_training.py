@@ -57,7 +57,7 @@ def cubic(share: float, sparsity: float, initial: float = 0.0) -> float:
 
     M. Zhu, S. Gupta, arXiv:1710.01878, equation 1: `s_t = s_f + (s_i - s_f) (1 - share)^3`.
 
-    >>> [cubic(share, 0.8) for share in (0.0, 0.5, 1.0)]
+    >>> [round(cubic(share, 0.8), 3) for share in (0.0, 0.5, 1.0)]
     [0.0, 0.7, 0.8]
     """
     return sparsity + (initial - sparsity) * (1 - share) ** 3
