@@ -1,6 +1,10 @@
+import math
+
+import numpy as np
 import pytest
 import torch
 
+from laconic.numeric import learned_step_loops as loops
 from laconic.numeric.learned_step import learned_step, nearest_multiple
 
 
@@ -70,3 +74,44 @@ def test_zeros_are_positive():
     x, bounds = torch.tensor([-0.04, 0.04]), (torch.tensor(-3.0), torch.tensor(3.0))
     for each in (x, x.clone().requires_grad_()):
         assert not torch.signbit(learned_step(each, torch.tensor(0.1), *bounds)).any()
+
+
+LAYOUTS = {"channels first": torch.contiguous_format, "channels last": torch.channels_last}
+ONE_STEP = (torch.tensor(0.3), torch.tensor(0.0), torch.tensor(7.0))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_loops_in_one_pass_give_what_operations_give(dtype, layout, monkeypatch):
+    """Where numba is installed they run on large tensors; the gradient comes in another layout, and the last lanes are not full."""
+    x = (torch.randn(7, 16, 23, 31) * 2).to(dtype).contiguous(memory_format=LAYOUTS[layout])
+    weights = torch.randn(7, 16, 23, 31).to(dtype)
+    found = []
+    for compiled in (True, False):
+        monkeypatch.setattr("laconic.numeric.learned_step._WORTH_A_CALL", 1 if compiled else math.inf)
+        leaves = [x.clone().requires_grad_(), ONE_STEP[0].clone().requires_grad_()]
+        result = learned_step(leaves[0], leaves[1], *ONE_STEP[1:])
+        result.backward(weights)
+        found.append([result, *(leaf.grad for leaf in leaves)])
+    (looped, to_inputs, to_step), (value, inputs, step) = found
+    assert looped.stride() == x.stride()
+    assert torch.equal(looped, value)
+    assert torch.equal(to_inputs, inputs)
+    assert float(to_step) == pytest.approx(float(step), rel=1e-4)
+
+
+def test_tensors_with_gaps_are_rounded_as_others_are():
+    x = torch.randn(64, 1024)[:, ::2].requires_grad_()
+    result = learned_step(x, *ONE_STEP)
+    assert torch.equal(result, learned_step(x.detach().contiguous(), *ONE_STEP))
+    result.sum().backward()
+    assert x.grad is None or torch.isfinite(x.grad).all()
+
+
+def test_loops_convert_between_bfloat16_and_float32_as_torch_does():
+    floats = np.concatenate([np.linspace(-3, 3, 101), [0.0, -0.0, 1e-30, 1.00390625, 1.01171875]]).astype(np.float32)
+    nearest, bits, back = torch.from_numpy(floats).bfloat16(), np.empty(len(floats), np.uint16), np.empty_like(floats)
+    loops.narrow(floats, bits)
+    loops.widen(bits, back)
+    assert np.array_equal(bits, nearest.view(torch.uint16).numpy())
+    assert np.array_equal(back, nearest.float().numpy())

@@ -8,9 +8,15 @@ from typing import Any
 
 
 @cache
+def is_compiled() -> bool:
+    """Say whether numba is installed."""
+    return importlib.util.find_spec("numba") is not None
+
+
+@cache
 def compiled(module: ModuleType, names: Sequence[str]) -> Any:
     """Return functions of a module as attributes, compiled if numba is there: each may call those named before it."""
-    if importlib.util.find_spec("numba") is None:
+    if not is_compiled():
         return SimpleNamespace(**{name: getattr(module, name) for name in names})
     import numba
 
