@@ -29,4 +29,5 @@ NETWORKS = {
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or NETWORKS:
-        record(chosen, ["shrink", *NETWORKS[chosen]], lambda seed, name=chosen: RUNS / name / f"seed-{seed}")
+        words = ["shrink", *NETWORKS[chosen]]
+        record(chosen, NETWORKS[chosen][4:], lambda _, said=words: said, lambda seed, name=chosen: RUNS / name / f"seed-{seed}")

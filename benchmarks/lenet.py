@@ -8,16 +8,15 @@ weights that it began from go into `records/`. Needs LACONIC_DATA. A seed of len
 was cut off goes on where it was. Every choice was made on the validation split, 5,000 of the training images.
 """
 
-import json
-import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from records import RECORDS, SEEDS, keep, run, summary
+from records import RECORDS, record
 
 RUNS = Path("runs") / "records"
 FLOAT = "float.safetensors"
@@ -49,29 +48,23 @@ def trained(name: str, seed: int) -> Path:
     return weights
 
 
-def measured(name: str, seed: int) -> dict[str, float]:
-    """Return what the receipt of a seed claims, after making it where it is not there yet."""
+def command(name: str, seed: int) -> list[str]:
+    """Return what follows `laconic` for a seed, after training its float network and writing the recipe where they are not there yet."""
     network, _, recipe, _ = WORKS[name]
-    out = RUNS / name / f"seed-{seed}"
+    out = folder(name, seed)
     out.mkdir(parents=True, exist_ok=True)
     (out / "recipe.yaml").write_text(yaml.safe_dump(recipe))
     words = ["compress", "--recipe", str(out / "recipe.yaml"), "--model", network, "--weights", str(trained(name, seed)), "--data", "mnist"]
-    return run([*words, "--runtime", "lac"], seed, out)
+    return [*words, "--runtime", "lac"]
 
 
-def record(name: str) -> None:
-    """Measure all seeds, print them beside the targets, and keep the first."""
-    rows = [measured(name, seed) for seed in SEEDS]
-    result = {"seeds": rows, "summary": summary(rows)}
-    must, aim, error = WORKS[name][3]
-    print(f"\n{name}: at most {must} bytes at {error} % error, aim {aim}")
-    for seed, row in zip(SEEDS, rows, strict=True):
-        errors = 100 * (1 - row["accuracy_after"])
-        print(f"  seed {seed}: named {row['named_bytes']} bytes, self-contained {row['file_bytes']} bytes, {errors:.2f} % error")
-    keep(RECORDS / name, RUNS / name / "seed-0", json.dumps(result, indent=1))
-    shutil.copyfile(RUNS / name / "seed-0" / "recipe.yaml", RECORDS / name / "recipe.yaml")
+def folder(name: str, seed: int) -> Path:
+    """Return where a seed is delivered to."""
+    return RUNS / name / f"seed-{seed}"
 
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or WORKS:
-        record(chosen)
+        record(chosen, WORKS[chosen][:3], partial(command, chosen), partial(folder, chosen))
+        must, aim, error = WORKS[chosen][3]
+        print(f"  must: {must} bytes at {error} % error, named; aim: {aim}")

@@ -200,9 +200,20 @@ def records(names: list[str]) -> None:
     for name in names:
         network, fewer, more = RECORDS[name]
         path = RUNS / f"{name}.yaml"
-        path.write_text(yaml.safe_dump([*recipe(network, fewer), *more], sort_keys=False))
-        command = ["compress", "--recipe", str(path), "--model", f"zoo:{network}", "--weights", str(WEIGHTS[network])]
-        record(name, [*command, "--data", "cifar10-jpeg"], lambda seed, of=(network, fewer): folder(*of, seed))
+        steps = [*recipe(network, fewer), *more]
+        path.write_text(yaml.safe_dump(steps, sort_keys=False))
+        command = [
+            "compress",
+            "--recipe",
+            str(path),
+            "--model",
+            f"zoo:{network}",
+            "--weights",
+            str(WEIGHTS[network]),
+            "--data",
+            "cifar10-jpeg",
+        ]
+        record(name, steps, lambda _, said=command: said, lambda seed, of=(network, fewer): folder(*of, seed))
 
 
 def cost(python: str | None) -> None:

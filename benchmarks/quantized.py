@@ -63,4 +63,5 @@ def command(name: str) -> list[str]:
 
 if __name__ == "__main__":
     for chosen in sys.argv[1:] or RECIPES:
-        record(chosen, command(chosen), lambda seed, name=chosen: RUNS / name / f"seed-{seed}")
+        words = command(chosen)
+        record(chosen, RECIPES[chosen][1], lambda _, said=words: said, lambda seed, name=chosen: RUNS / name / f"seed-{seed}")

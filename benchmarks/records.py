@@ -7,7 +7,9 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any, TypeAlias
 
+Row: TypeAlias = dict[str, float]
 RECORDS = Path(__file__).parents[1] / "records"
 SEEDS = range(5)
 
@@ -22,7 +24,7 @@ _WORST = {
 }
 
 
-def run(command: Sequence[str], seed: int, out: Path) -> dict[str, float]:
+def run(command: Sequence[str], seed: int, out: Path) -> Row:
     """Run `laconic COMMAND` with one seed; returns what the receipt claims."""
     words = [sys.executable, "-m", "laconic.cli", *command, "--seed", str(seed), "--out", str(out)]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
@@ -42,34 +44,61 @@ def run(command: Sequence[str], seed: int, out: Path) -> dict[str, float]:
     }
 
 
-def summary(rows: Sequence[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Return mean, standard deviation and worst of every measured quantity over the seeds."""
+def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Return mean, standard deviation (0 of a single seed) and worst of every measured quantity over the seeds."""
     columns = {name: [row[name] for row in rows] for name in _WORST if name in rows[0]}
-    return {name: {"mean": mean(values), "spread": stdev(values), "worst": _WORST[name](values)} for name, values in columns.items()}
+    return {
+        name: {"mean": mean(values), "spread": stdev(values) if len(values) > 1 else 0.0, "worst": _WORST[name](values)}
+        for name, values in columns.items()
+    }
 
 
-def record(name: str, command: Sequence[str], out: Callable[[int], Path]) -> None:
+def record(name: str, what: Any, command: Callable[[int], Sequence[str]], out: Callable[[int], Path]) -> None:
     """Measure all seeds, print them, and keep the first seed's artifact with its receipt and the table of seeds.
+
+    It may take several sittings: what was measured of the same work is in the record already, and is not measured again.
 
     Args:
         name: folder under `records/`.
-        command: what follows `laconic`, without seed and out.
+        what: is measured, as plain data; another work begins anew.
+        command: what follows `laconic` for a seed, without seed and out.
         out: the folder of a seed.
     """
-    rows = [run(command, seed, out(seed)) for seed in SEEDS]
-    result = {"seeds": rows, "summary": summary(rows)}
+    folder = RECORDS / name
+    rows = known(folder, what)
+    for seed in SEEDS:
+        if str(seed) not in rows:
+            rows[str(seed)] = run(command(seed), seed, out(seed))
+            if seed == SEEDS[0]:
+                keep(folder, out(seed))
+            write_json(folder / "seeds.json", {"what": what, "seeds": rows, "summary": summary(list(rows.values()))})
+    show(name, rows)
+
+
+def known(folder: Path, what: Any) -> dict[str, Row]:
+    """Return what a record has of seeds that measured the same."""
+    path = folder / "seeds.json"
+    held = json.loads(path.read_text()) if path.is_file() else {}
+    return held["seeds"] if held.get("what") == json.loads(json.dumps(what)) else {}
+
+
+def show(name: str, rows: dict[str, Row]) -> None:
+    """Print every seed, and mean, spread and worst."""
     print(f"\n{name}")
-    for seed, row in zip(SEEDS, rows, strict=True):
+    for seed, row in rows.items():
         print(f"  seed {seed}: " + "  ".join(f"{key} {value:.4g}" for key, value in row.items()))
-    for key, values in result["summary"].items():
+    for key, values in summary(list(rows.values())).items():
         print(f"  {key:15} mean {values['mean']:.4g}  spread {values['spread']:.2g}  worst {values['worst']:.4g}")
-    keep(RECORDS / name, out(SEEDS[0]), json.dumps(result, indent=1))
 
 
-def keep(target: Path, source: Path, seeds: str) -> None:
-    """Copy artifact and receipt into records/; the baseline is left out, since `laconic verify` exports it anew from the weights."""
+def keep(target: Path, source: Path) -> None:
+    """Copy artifact and receipt into a record; the baseline is left out, since `laconic verify` exports it anew from the weights."""
     target.mkdir(parents=True, exist_ok=True)
-    for file in ("model.onnx", "model.lac", "named.lac", "receipt.json"):
+    for file in ("model.onnx", "model.lac", "named.lac", "receipt.json", "recipe.yaml"):
         if (source / file).is_file():
             shutil.copyfile(source / file, target / file)
-    (target / "seeds.json").write_text(seeds + "\n")
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write what a record says in numbers."""
+    path.write_text(json.dumps(content, indent=1) + "\n")
