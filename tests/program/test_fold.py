@@ -5,7 +5,7 @@ from torch import nn
 
 from laconic.numeric.rounding import consecutive_groups
 from laconic.program import Codebook, Mask, Uniform, capture, fold_batch_norm, packed, read, represent, weights
-from laconic.program.fold import bias_of, set_bias
+from laconic.program.fold import absorb_statistics, bias_of, set_bias
 from networks import NETWORKS, captured
 
 pytestmark = pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
@@ -210,6 +210,33 @@ def test_a_quantized_weight_keeps_its_grid_and_its_norm():
     expected = program(example)
     assert fold_batch_norm(program) == []
     assert torch.equal(program(example), expected)
+
+
+@pytest.mark.parametrize("name", ["residual", "depthwise", "one-dimensional"])
+def test_statistics_go_into_gains_and_offsets(name):
+    program, example = captured(name)
+    program.eval()
+    norms = norms_of(program)
+    with torch.no_grad():
+        for number, norm in enumerate(norms):
+            mean, variance = (read(program, str(source.target)) for source in norm.args[3:5])
+            mean.copy_(random(*mean.shape, seed=number))
+            variance.copy_(random(*variance.shape, seed=number + 50).square() + 0.1)
+    before = program(*example)
+    found = absorb_statistics(program)
+    assert len(found) == 2 * len(norms)
+    assert all(not read(program, str(norm.args[3].target)).any() for norm in norms)
+    assert all((read(program, str(norm.args[4].target)) == 1).all() for norm in norms)
+    torch.testing.assert_close(program(*example), before, rtol=1e-4, atol=1e-4)
+    again = program(*example)
+    assert absorb_statistics(program) == found
+    torch.testing.assert_close(program(*example), again)
+
+
+def test_statistics_of_a_norm_without_gain_stay():
+    program = capture(nn.Sequential(nn.Conv2d(3, 4, 3), trained(nn.BatchNorm2d(4, affine=False))).eval(), (random(2, 3, 8, 8),))
+    assert absorb_statistics(program) == []
+    assert read(program, "1.running_mean").any()
 
 
 @pytest.mark.parametrize("bias", [True, False])

@@ -61,6 +61,22 @@ def test_what_was_pruned_stays_zero(program, context):
     assert all(not weight.value[zeros[weight.name]].any() for weight in weights(program))
 
 
+def test_norms_become_gains_and_offsets_of_few_levels(program, context):
+    """The file is smaller by their statistics and most bits of the others, and scores what the network with its norms does."""
+    kept = EntropyPenalized(epochs=2, **QUICK)(clone(program), context)
+    folded = EntropyPenalized(epochs=2, norms="fold", **QUICK)(program, context)
+    norms = [name for name in dense_state(folded) if "bn" in name or "norm" in name]
+    assert norms
+    assert all(torch.equal(read(folded, name), torch.zeros_like(read(folded, name))) for name in norms if name.endswith("running_mean"))
+    for name in norms:
+        if name.endswith((".weight", ".bias")):
+            assert len(read(folded, name).unique()) <= 8 * 32
+            assert torch.equal(read(folded, name) * 2**16, (read(folded, name) * 2**16).round())
+    sizes = [len(pack_exactly({name: value.numpy() for name, value in dense_state(each).items()}, {}).data) for each in (folded, kept)]
+    assert sizes[0] < sizes[1]
+    assert top1(folded, context.splits.test) == pytest.approx(top1(kept, context.splits.test), abs=0.02)
+
+
 def test_bad_networks_are_refused(program, context):
     with torch.no_grad():
         read(program, "head.weight").zero_()

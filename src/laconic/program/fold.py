@@ -75,6 +75,28 @@ def _scale(program: Program, name: str, factor: Tensor) -> None:
     assign(program, name, weight.detach() * factor.reshape(-1, *[1] * (weight.ndim - 1)))
 
 
+def absorb_statistics(program: Program) -> list[str]:
+    """Move the running statistics of every batch norm into its gain and offset; returns the names of these, in graph order.
+
+    In eval mode the network computes the same with two vectors in place of four, for the statistics become 0 and 1. In train mode it does
+    not, until it has learned other gains: do this when training is over. Norms that share a tensor with another reader, or have no gain
+    and offset, stay.
+    """
+    found = []
+    for norm in [node for node in program.graph.nodes if node.target is aten.batch_norm.default]:
+        sources = norm.args[1:5]
+        if not all(isinstance(source, fx.Node) and source.op == "get_attr" and len(source.users) == 1 for source in sources):
+            continue
+        factor, shift = _scale_and_shift(program, norm)
+        gain, offset, mean, variance = (str(source.target) for source in sources)
+        values = (factor * (1 + float(norm.args[7])) ** 0.5, shift, torch.zeros_like(shift), torch.ones_like(shift))
+        with torch.no_grad():
+            for name, value in zip((gain, offset, mean, variance), values, strict=True):
+                assign(program, name, value)
+        found += [gain, offset]
+    return found
+
+
 def set_bias(program: Program, layer: fx.Node, value: Tensor) -> None:
     """Give a convolution or linear layer the bias `value` of shape (channels,), adding one where it has none."""
     bias = _argument(layer, 2)

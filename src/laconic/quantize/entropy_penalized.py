@@ -18,13 +18,14 @@ from laconic.context import Context
 from laconic.errors import LaconicError
 from laconic.numeric.entropy import adaptive_bits
 from laconic.program import Program, Uniform, Weight, bake, clone, read, represent, weights
-from laconic.program.fold import bias_name
+from laconic.program.fold import absorb_statistics, assign, bias_name
 from laconic.program.represent import representations, stored_tensor
 from laconic.program.unquantized import check_unquantized
 from laconic.quantize.grids import KINDS
 from laconic.step import Patterns, step
 
 _BITS = 8  # of a code before the entropy coder
+_OF_NORMS = 1 / 32  # distance of levels of gains and offsets of norms, in root mean squares
 
 
 @step
@@ -37,6 +38,9 @@ class EntropyPenalized(train.Training):
     price: Annotated[float, Field(gt=0)] = 1e-6  # what a bit of the file adds to the loss
     spacing: Annotated[float, Field(gt=0)] = (
         1.0  # distance of levels in standard deviations of each weight; the nearest power of 2 is taken
+    )
+    norms: Literal["keep", "fold"] = (
+        "keep"  # fold: in the end, statistics into gains and offsets, and these onto levels; then nothing can train it any more
     )
     temperature: Annotated[float, Field(gt=0)] = 4.0  # of the float network's answers
     alpha: Annotated[float, Field(ge=0, le=1)] = 0.0  # weight of the float network's answers; the labels have 1 - alpha
@@ -66,6 +70,8 @@ class EntropyPenalized(train.Training):
             grid.scale.requires_grad_(True)
         for name in biases:
             bake(program, name)
+        if self.norms == "fold":
+            context.note(f"{_fold_norms(program)} gains and offsets of norms on levels")
         return program
 
     def _loss(self, context: Context, steps: dict[str, float]) -> train.Loss:
@@ -87,7 +93,11 @@ def _step(weight: Weight, spacing: float) -> float:
     spread = float(weight.value.float().std(correction=0))
     if not 0 < spread < math.inf:
         raise LaconicError(f"{weight.name!r} has a standard deviation of {spread:g}: there is nothing to train; exclude it")
-    return float(2.0 ** round(math.log2(spacing * spread)))
+    return _power_of_2(spacing * spread)
+
+
+def _power_of_2(size: float) -> float:
+    return float(2.0 ** round(math.log2(size)))
 
 
 def _grid(size: float) -> Uniform:
@@ -95,6 +105,19 @@ def _grid(size: float) -> Uniform:
     grid = Uniform(torch.tensor(size), None, _BITS, True, None, narrow=True)
     grid.scale.requires_grad_(False)
     return grid
+
+
+@torch.no_grad()
+def _fold_norms(program: Program) -> int:
+    """Leave of each batch norm a gain and an offset, multiples of a power of 2; returns how many tensors these are."""
+    names = absorb_statistics(program)
+    for name in names:
+        value = read(program, name).detach()
+        size = _OF_NORMS * float(value.float().square().mean().sqrt())
+        if size > 0:
+            level = _power_of_2(size)
+            assign(program, name, (value / level).round() * level)
+    return len(names)
 
 
 def _biases(program: Program, weight: Weight) -> list[str]:
