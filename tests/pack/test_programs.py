@@ -13,7 +13,7 @@ from laconic.pack.file import pack_at_rate, pack_exactly
 from laconic.pack.loops import loops
 from laconic.pack.programs import PROGRAM, arrays_of, program_of
 from laconic.pack.reader import contents
-from laconic.program import Codebook, Half, Mask, Uniform, capture, clone, dense_state, read, represent
+from laconic.program import Codebook, Half, Mask, Shared, Uniform, capture, clone, dense_state, read, represent
 from laconic.program.represent import representations
 from laconic.quantize import Static
 from laconic.zoo.lenet import lenet5
@@ -37,6 +37,14 @@ def grouped(weight):
     return Uniform(size / 7, torch.randint(3, 9, size.shape).float(), 4, False, 0, torch.arange(weight.shape[1]) * 2 // weight.shape[1])
 
 
+def form_of(weight, groups, holds_zero=False):
+    """Random centroids, one of them 0 where 0 has a code as well, and random codes."""
+    codebook = torch.randn(groups, 9)
+    codebook[:, 4] *= not holds_zero
+    group = torch.arange(len(weight)) % groups if groups > 1 else None
+    return Shared(codebook, torch.randint(9 + holds_zero, weight.shape), 0, group, holds_zero)
+
+
 FORMS = {
     "plain": None,
     "int8": lambda w: Uniform(w.abs().amax(1) / 127, None, 8, True, 0),
@@ -44,6 +52,9 @@ FORMS = {
     "grouped uint4": grouped,
     "nf4": lambda w: Codebook(w.abs().amax(1), normal_float(), "nf4", 0),
     "binary": lambda w: Codebook(w.abs().mean(1), torch.tensor([-1.0, 1.0]), "binary", 0),
+    "shared": lambda w: form_of(w, 1),
+    "shared in groups, with 0": lambda w: form_of(w, 3, True),
+    "shared, all above 0": lambda w: Shared(torch.rand(1, 6) + 0.1, torch.randint(6, w.shape)),
     "float16": lambda _: Half("float16"),
     "bfloat16": lambda _: Half("bfloat16"),
 }
@@ -75,7 +86,7 @@ def test_a_mask_is_written_only_where_the_grid_has_no_zero(dense):
         if FORMS[form]:
             represent(program, "0.weight", FORMS[form](read(program, "0.weight").detach()))
         represent(program, "0.weight", Mask(torch.rand(40, 24) < 0.4))
-        assert ("0.weight.keep" in arrays_of(program).arrays) == (form == "binary")
+        assert ("0.weight.keep" in arrays_of(program).arrays) == (form in ("binary", "shared in groups, with 0"))
 
 
 def test_codes_lie_in_the_shape_of_their_tensor_and_count_from_zero(dense):

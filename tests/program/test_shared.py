@@ -154,3 +154,25 @@ def test_channels_are_cut_with_their_codes_and_baking_keeps_the_values():
         view = read(program, name).detach().clone()
         bake(program, name)
         assert torch.equal(read(program, name), view)
+
+
+@pytest.mark.parametrize("settings", FORMS)
+def test_codes_are_ranked_by_what_they_stand_for_and_found_again(settings):
+    form = shared(some_zeros(4, 6, 5), **settings)
+    ranks, values = form.ranks(form.codes), form.decode(form.codes).detach()
+    assert torch.equal(form.codes_of(ranks), form.codes)
+    assert torch.equal(ranks.sign(), values.sign().long())
+    axis, group = settings.get("axis", 0), settings.get("group")
+    for number in range(len(form.codebook)):
+        chosen = torch.ones_like(values, dtype=torch.bool) if group is None else (form._spread(group, 3) == number).expand_as(values)
+        pairs = sorted({(float(value), int(rank)) for value, rank in zip(values[chosen], ranks[chosen], strict=True)})
+        assert [rank for _, rank in pairs] == sorted({rank for _, rank in pairs}), axis
+    smallest = [int(each) for each in form.ranks(torch.arange(form.base)) if each > 0] if group is None else [1]
+    assert sorted(smallest) == list(range(1, len(smallest) + 1))
+
+
+def test_a_place_beyond_the_codebook_is_refused():
+    form = Shared(torch.tensor([[-1.0, 2.0]]), torch.zeros(3, dtype=torch.int32))
+    for wrong in (2, -2, 0):
+        with pytest.raises(IndexError):
+            form.codes_of(torch.tensor([wrong, 1, -1]))

@@ -22,6 +22,7 @@ from laconic.program.file import FORMAT, put_together, taken_apart
 from laconic.program.forms import Quantizer
 from laconic.program.pack import Packed
 from laconic.program.scaled import Scaled
+from laconic.program.shared import Shared
 
 PROGRAM = ".program"  # the array that holds the graph
 _BFLOAT16 = "torch.bfloat16"
@@ -116,7 +117,7 @@ def _spread(entry: dict[str, Any], arrays: dict[str, Array]) -> dict[str, Array]
     whole = np.zeros(form.shape, values.dtype)
     whole[kept] = values
     if quantizer is not None:
-        whole = np.where(kept, whole - _zero_code(quantizer, form.shape), 0)
+        whole = np.where(kept, _counted(quantizer, whole), 0)
         whole = whole.astype(np.uint16 if quantizer.base > _WIDE else np.float16)  # only floating-point kinds are coded as whole numbers
     is_found = _tells_zeros(quantizer, form.shape)
     entry["packed"] = {key: how[key] for key in ("shape", "dtype", "form", "settings")}
@@ -142,7 +143,8 @@ def _gathered(entry: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, t
     if quantizer is None:
         values = whole[kept]
     else:
-        codes = whole.astype(np.int64) + _zero_code(quantizer, shape)
+        any_code = _counted(quantizer, np.zeros(shape, np.int64))  # where there is none, under a mask
+        codes = _uncounted(quantizer, np.where(kept, whole.astype(np.int64), any_code))
         if codes.size and not (codes.min() >= 0 and codes.max() < quantizer.base):
             raise ValueError(f"{name!r} has codes beyond its grid")
         values = pack(codes[kept], quantizer.base)
@@ -151,9 +153,25 @@ def _gathered(entry: dict[str, Any], arrays: Mapping[str, Array]) -> dict[str, t
     return {f"{name}:{key}": torch.from_numpy(np.array(array)) for key, array in found.items()}
 
 
+def _counted(quantizer: Quantizer, codes: Array) -> Array:
+    """Return codes as numbers that are small where values are: counted from the code of zero, or by the order of what they stand for."""
+    if isinstance(quantizer, Shared):
+        ranks: Array = quantizer.ranks(torch.from_numpy(codes.astype(np.int64))).numpy()
+        return ranks
+    return codes - _zero_code(quantizer, codes.shape)
+
+
+def _uncounted(quantizer: Quantizer, numbers: Array) -> Array:
+    """Return the codes that were counted so."""
+    if isinstance(quantizer, Shared):
+        codes: Array = quantizer.codes_of(torch.from_numpy(numbers)).numpy()
+        return codes
+    return numbers + _zero_code(quantizer, numbers.shape)
+
+
 @torch.no_grad()
 def _zero_code(quantizer: Quantizer, shape: tuple[int, ...]) -> Array:
-    """Return the code that is counted from at each entry: that of zero, where the grid has scales."""
+    """Return the code of zero at each entry, where the grid has scales."""
     if not isinstance(quantizer, Scaled):
         return np.zeros((), np.int64)
     found: Array = quantizer.encode(torch.zeros(shape)).numpy().astype(np.int64)
@@ -165,6 +183,8 @@ def _tells_zeros(quantizer: Quantizer | None, shape: tuple[int, ...]) -> bool:
     """Say whether a tensor's zeros can be told by what is written, so that its mask need not be."""
     if quantizer is None:
         return True
+    if isinstance(quantizer, Shared):
+        return bool((quantizer.levels != 0).all())
     zeros = torch.from_numpy(np.broadcast_to(_zero_code(quantizer, shape), shape).copy())
     return not quantizer.decode(zeros).any()
 

@@ -58,9 +58,41 @@ class Shared(Quantizer):
 
     def decode(self, codes: Tensor) -> Tensor:
         """Return what codes stand for."""
-        levels = torch.cat([torch.zeros_like(self.codebook[:, :1]), self.codebook], 1) if self.holds_zero else self.codebook
+        return self._looked_up(self.levels, codes)
+
+    @property
+    def levels(self) -> Tensor:
+        """What each code of each group stands for, `(groups, base)`."""
+        return torch.cat([torch.zeros_like(self.codebook[:, :1]), self.codebook], 1) if self.holds_zero else self.codebook
+
+    @torch.no_grad()
+    def ranks(self, codes: Tensor) -> Tensor:
+        """Return codes as places of their levels: 1, 2, ... above 0 from the smallest, -1, -2, ... below 0, and 0 for a level of 0."""
+        levels = self.levels
+        order = levels.argsort(dim=1, stable=True).argsort(dim=1)
+        below, zeros = (levels < 0).sum(1, keepdim=True), (levels == 0).sum(1, keepdim=True)
+        ranks = torch.where(levels > 0, order - below - zeros + 1, torch.where(levels < 0, order - below, 0))
+        return self._looked_up(ranks, codes)
+
+    @torch.no_grad()
+    def codes_of(self, ranks: Tensor) -> Tensor:
+        """Return the codes of such places, the inverse of `ranks`.
+
+        Raises:
+            IndexError: there is no such place.
+        """
+        levels = self.levels
+        below, zeros = (levels < 0).sum(1), (levels == 0).sum(1)
+        first, behind = (count if self.group is None else self._spread(count[self.group], ranks.ndim) for count in (below, below + zeros))
+        places = torch.where(ranks > 0, ranks + behind - 1, ranks + first)
+        if ((places < 0) | (places >= self.base) | ((ranks == 0) & (first == behind))).any():
+            raise IndexError("a place is beyond the codebook")
+        return self._looked_up(levels.argsort(dim=1, stable=True), places)
+
+    def _looked_up(self, table: Tensor, codes: Tensor) -> Tensor:
+        """Return what a table `(groups, base)` has for the code of every entry."""
         position = codes.long() if self.group is None else codes + self._spread(self.group * self.base, codes.ndim)
-        return levels.flatten().index_select(0, position.flatten()).reshape(codes.shape)
+        return table.flatten().index_select(0, position.flatten()).reshape(codes.shape)
 
     def forward(self, dense: Tensor) -> Tensor:
         """Return the centroid of every entry, whatever is stored below."""
