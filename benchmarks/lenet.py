@@ -3,7 +3,7 @@
     python benchmarks/lenet.py                          # all
     python benchmarks/lenet.py lenet300-mnist
 
-Each of five seeds trains a float network from random weights and then its small one; the first seed's artifact, its receipt and the float
+Run it from the repository's root. Each of five seeds trains a float network from random weights and then its small one; the first seed's artifact, its receipt and the float
 weights that it began from go into `records/`. Needs LACONIC_DATA. A seed of lenet300 takes 6 minutes on one core, one of lenet5 20; what
 was cut off goes on where it was. Every choice was made on the validation split, 5,000 of the training images.
 """
@@ -40,7 +40,7 @@ WORKS: dict[str, tuple[str, list[str], list[dict[str, dict[str, Any]]], tuple[in
 def trained(name: str, seed: int) -> Path:
     """Return the float weights of a seed, trained where they are not there yet; the first seed's lie in the record."""
     network, settings, _, _ = WORKS[name]
-    weights = RECORDS / name / FLOAT if seed == 0 else RUNS / name / f"seed-{seed}" / FLOAT
+    weights = RECORDS.relative_to(Path.cwd()) / name / FLOAT if seed == 0 else RUNS / name / f"seed-{seed}" / FLOAT
     if not weights.is_file():
         weights.parent.mkdir(parents=True, exist_ok=True)
         words = ["train", "--model", network, "--data", "mnist", *settings, "--seed", str(seed), "--out", str(weights)]
