@@ -132,25 +132,35 @@ def write_file(tensors: Mapping[str, Coded], about: Mapping[str, Any]) -> Writte
         tensors: by name, in the order in which they are written.
         about: what else the header says.
     """
-    asides, words = _in_lanes(tensors)
-    entries = [[name, list(each.shape), each.dtype, each.form, list(each.settings)] for name, each in tensors.items()]
-    whole = np.concatenate([np.zeros(0, np.uint16), *words.values()])
-    lanes = {"lanes": [max(each.lanes for each in tensors.values()), len(whole)]} if words else {}
-    text = json.dumps({**about, **lanes, "tensors": entries}, separators=(",", ":"))
-    writer, sizes = Writer(), dict[str, int]()
-    writer.write_number(len(text))
-    writer.write_bytes(np.frombuffer(text.encode("ascii"), np.uint8), 1)
-    for name, each in tensors.items():
-        before = writer.position
-        each.write(writer, asides.get(name, ()))
-        sizes[name] = writer.position - before + (words[name].nbytes if name in words else 0)
-    body = writer.finish(whole.tobytes())
+    asides, words = in_lanes(tensors)
+    body, sizes = written_tensors(header_of(tensors, about, words), tensors, asides, words)
     check: int = reader.checksum(np.frombuffer(body, np.uint8))
     magic: bytes = reader.MAGIC
     return Written(magic + bytes([reader.VERSION]) + check.to_bytes(4, "little") + body, sizes)
 
 
-def _in_lanes(tensors: Mapping[str, Coded]) -> tuple[dict[str, list[Array]], dict[str, Array]]:
+def header_of(tensors: Mapping[str, Coded], about: Mapping[str, Any], words: Mapping[str, Array]) -> str:
+    """Return the header's text; `words` as `in_lanes` returns them."""
+    lanes = {"lanes": [max(each.lanes for each in tensors.values()), sum(map(len, words.values()))]} if words else {}
+    entries = [[name, list(each.shape), each.dtype, each.form, list(each.settings)] for name, each in tensors.items()]
+    return json.dumps({**about, **lanes, "tensors": entries}, separators=(",", ":"))
+
+
+def written_tensors(
+    text: str, tensors: Mapping[str, Coded], asides: Mapping[str, Sequence[Array]], words: Mapping[str, Array]
+) -> tuple[bytes, dict[str, int]]:
+    """Return what stands behind the checksum, for a header's text and what `in_lanes` returns, and the bytes of each tensor."""
+    writer, sizes = Writer(), dict[str, int]()
+    writer.write_number(len(text))
+    writer.write_bytes(np.frombuffer(text.encode("latin-1"), np.uint8), 1)
+    for name, each in tensors.items():
+        before = writer.position
+        each.write(writer, asides.get(name, ()))
+        sizes[name] = writer.position - before + (words[name].nbytes if name in words else 0)
+    return writer.finish(b"".join(each.tobytes() for each in words.values())), sizes
+
+
+def in_lanes(tensors: Mapping[str, Coded]) -> tuple[dict[str, list[Array]], dict[str, Array]]:
     """Return what is written in place of the codes of tensors in lanes, and their words: none, if no tensor is in lanes.
 
     Raises:
