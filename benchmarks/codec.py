@@ -4,10 +4,10 @@
 
 Every tensor of two axes or more of each file is coded by NNCodec 2.1 (dependent quantization, its own defaults for whole networks) at
 several quantization parameters, and by ours with a step and a worth of bits that give at least NNCodec's signal-to-noise ratio in the
-fewest bytes, for the smallest file and for speed (`fast`). `bytes` are those of the whole bitstream or file; `bound_bits` is the bound of independent Gaussian tensors of these
-variances at this error (a source that is not Gaussian may need less). Then come samples of a Gaussian and a Laplacian source at about
-1, 2, 3 and 4 bits, with the true bound. Seconds are of one coding and of the quickest of five decodings; the search for settings is
-not counted.
+fewest bytes, for the smallest file and for speed of reading (`fast`). `bytes` are those of the whole bitstream or file; `bound_bits` is
+the bound of independent Gaussian tensors of these variances at this error (a source that is not Gaussian may need less). Then come
+samples of a Gaussian and a Laplacian source at about 1, 2, 3 and 4 bits, with the true bound. Seconds are of one coding and of the
+quickest of five decodings; the search for settings is not counted.
 
 NNCodec runs in an environment of its own (`numpy<2`, a C++ compiler), made in the cache folder once: 4 GB, ten minutes. `--peer` names
 the interpreter of one that exists; `--peer none` leaves NNCodec out and takes the published rates' signal-to-noise ratios instead.

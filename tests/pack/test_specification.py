@@ -145,7 +145,7 @@ class Other:
         kernel = n // (rows * shape[1]) if len(shape) > 2 else 1
         columns = n // rows
         length = max(-(-n // len(self.states)), 512)
-        length += 1 - length % 2
+        length |= 65
         new, base = self.codes((2,), 0)
         if new:
             scales, tokens = self.codes((2,), 0)
@@ -310,7 +310,7 @@ def test_a_reader_written_from_the_page_reads_lanes():
 
     def grid(shape, states, scale):
         codes = np.round(draw.laplace(size=shape, scale=scale)).astype(np.int64)
-        multiples = multiples_of(codes, states, 513) if states else codes.ravel()
+        multiples = multiples_of(codes, states, 577) if states else codes.ravel()
         return Coded(shape, "float32", "grid", (states, -40, 7, 3, 0), multiples, states, lanes=3)
 
     small = Coded((20, 30), "float32", "grid", (0, -40), np.arange(600) % 5 - 2, 0)

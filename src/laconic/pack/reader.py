@@ -145,7 +145,7 @@ def _table(body, shape, count, kind, below, size):
 def _grid(body, shape, count, kind, states, step, *nearer):
     """Multiples of a step, 2**(step / 16); those of size 1, 2 and more are nearer to zero by so many 64ths of it."""
     found = body.numbers(shape, count, states)
-    most = int(abs(found).max()) if count else 0
+    most = int(max(found.max(), -found.min())) if count else 0
     return levels(np.r_[: most + 1, -most:0], kind, step, nearer)[found] if 2 * most < count else levels(found, kind, step, nearer)
 
 
@@ -240,17 +240,17 @@ class Stream:
             first = (np.arange(len(shares)) % tokens << 25 | shares << 12) - (shares.cumsum() - shares)
             self._entries[kind] = top, np.repeat(first.astype(np.int32), shares) + np.arange(len(roots) << 12, dtype=np.int32)
         top, entries = self._entries[kind]
-        rows, columns, kernel, above = layout(shape, count)
+        (rows, columns, kernel, above), length = layout(shape, count), piece(count, lanes)
         sides = (self.codes((n,), n, 0) if 64 * n <= count else np.zeros(n, np.int64) for n in (rows, columns // kernel, kernel))
-        length = piece(count, lanes)
         lanes, scales = -(-count // length), scales_of(base, *sides, top)
         scales = np.ascontiguousarray(np.append(scales, np.zeros(lanes * length - count, np.int8)).reshape(lanes, length).T)
         found, trellis = np.zeros((above + length, lanes), np.int32), (states, *TRELLISES.get(abs(states), (0, 0)))
         run, given = (self.loops or globals())["lockstep"], (found, scales, count, (top, entries), trellis)
         self._word = run(*given, self._lanes[:lanes], self._words, self._word)
-        numbers = found[above:].T.astype(np.int64, order="C").ravel()[:count]
-        large = np.flatnonzero(abs(numbers) >= (LARGE << half) - half)
-        numbers[large] += np.sign(numbers[large]) * (self.codes(large.shape, len(large), 0) << 1 + half)
+        numbers, least = np.ascontiguousarray(found[above:].T).ravel()[:count], (LARGE << half) - half
+        if max(found.max(), -found.min()) >= least:
+            large, numbers = np.flatnonzero(abs(numbers) >= least), numbers.astype(np.int64)
+            numbers[large] += np.sign(numbers[large]) * (self.codes(large.shape, len(large), 0) << 1 + half)
         return numbers
 
     def codes(self, shape, count, states, values=None):
@@ -271,8 +271,8 @@ def layout(shape, count):
 
 
 def piece(count, lanes):
-    """Return how many numbers of a tensor are in a lane; odd, for at powers of two the lanes would share the same few lines of a cache."""
-    return max(-(-count // lanes), SHORTEST) | 1
+    """Return how many numbers of a tensor are in a lane; no near multiple of 128, where lanes would share the same few lines of a cache."""
+    return max(-(-count // lanes), SHORTEST) | 65
 
 
 def scales_of(base, rows, inputs, spots, scales):
