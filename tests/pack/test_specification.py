@@ -163,7 +163,7 @@ class Other:
                 u = [found[at - back] if step >= back else 0 for back in (1, above)]
                 near, q = 2 * u[0] + u[1], state[j] & 1
                 side = sides[1][at % columns // kernel] + sides[2][at % columns % kernel]
-                scale = min(max((limited(base + sides[0][at // columns]) + limited(side)) >> 1, 0), scales - 1)
+                scale = min(max(limited(base + sides[0][at // columns]) + limited(side), 0), scales - 1)
                 token = self.token(j, tables[(q_count * min(abs(near) >> t, 2) + q) * scales + scale])
                 code = (token + 1) // 2 * (1 if (token % 2 == 1) == (near >= 0) else -1)
                 found[at] = code * 2**t - sign(code) * q

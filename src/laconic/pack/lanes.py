@@ -19,7 +19,7 @@ from laconic.pack.trellis import quantizers
 
 Whole = NDArray[np.int64]
 
-_NUMBERS_OF_A_LANE = 1 << 13  # about; each lane costs two bytes
+_NUMBERS_OF_A_LANE = 1 << 13  # at least; each lane costs two bytes
 _FEWEST, _MOST = 4, 10  # lanes, as powers of 2
 _TOKENS = 2 * reader.LARGE + 3
 _ROOT = 48  # square root of a token's share, at most
@@ -35,7 +35,7 @@ class Part:
 
     count: int
     states: int
-    base: int  # quarter octaves of the tensor's scale
+    base: int  # half octaves of the tensor's scale
     sides: tuple[Whole, ...]  # of rows, inputs, places in the kernel, beside it
     near: Whole  # what is beside and above each
     second: Whole  # which quantizer each is of
@@ -50,7 +50,7 @@ class Part:
 
 def lanes_for(entries: int) -> int:
     """Return how many lanes a file of so many weights has."""
-    return 1 << min(max(round(log2(max(entries, 1) / _NUMBERS_OF_A_LANE)), _FEWEST), _MOST)
+    return 1 << min(max(int(log2(max(entries, 1) / _NUMBERS_OF_A_LANE)), _FEWEST), _MOST)
 
 
 def laned(tensors: Sequence[tuple[tuple[int, ...], Whole, int]], lanes: int) -> tuple[list[list[Whole]], list[NDArray[np.uint16]]]:
@@ -60,19 +60,24 @@ def laned(tensors: Sequence[tuple[tuple[int, ...], Whole, int]], lanes: int) -> 
         ValueError: a number is not of the quantizer that the trellis has for it.
     """
     parts = [_part(*each, lanes) for each in tensors]
-    asides, coded = [list[Whole]() for _ in parts], [(np.zeros(0, np.int64),) * 2 for _ in parts]
+    asides, coded = dict[int, list[Whole]](), dict[int, tuple[Whole, Whole]]()
     for group in _groups(parts):
-        low, scales = _range([parts[at] for at in group])
-        places = {at: _places(parts[at], low, scales) for at in group}
-        roots = _roots(sum((_counts(parts[at], places[at], 3 * (1 + parts[at].half) * scales) for at in group), np.zeros((), np.int64)))
+        least, scales = _range([parts[at] for at in group])
+        places = {at: _places(parts[at], least, scales) for at in group}
+        tables = 3 * (1 + parts[group[0]].half) * scales
+        roots = _roots(np.sum([_counts(parts[at], places[at], tables) for at in group], axis=0))
         shares = reader.shares_of(roots)
+        first = shares.cumsum(1) - shares
         for at in group:
-            part, where = parts[at], (places[at], parts[at].tokens)
-            new = [np.array([scales, roots.shape[1]]), roots] if at == group[0] else []
-            sides = [side for side in part.sides if 64 * len(side) <= part.count]
-            asides[at] = [np.array([len(new) // 2, part.base - 2 * low]), *new, *sides, part.rest]
-            coded[at] = shares[where], (shares.cumsum(1) - shares)[where]
-    return asides, _words(parts, coded, lanes)
+            asides[at] = _aside(parts[at], least, [np.array([scales, roots.shape[1]]), roots] if at == group[0] else [])
+            coded[at] = shares[places[at], parts[at].tokens], first[places[at], parts[at].tokens]
+    return [asides[at] for at in range(len(parts))], _words(parts, [coded[at] for at in range(len(parts))], lanes)
+
+
+def _aside(part: Part, least: int, tables: list[Whole]) -> list[Whole]:
+    """Return what the mixing coder writes for a tensor, with tables or with none if those before hold."""
+    sides = [side for side in part.sides if 64 * len(side) <= part.count]
+    return [np.array([int(bool(tables)), part.base - least]), *tables, *sides, part.rest]
 
 
 def _part(shape: tuple[int, ...], codes: Whole, states: int, lanes: int) -> Part:
@@ -105,7 +110,7 @@ def _used(part: Part, values: Whole) -> Whole:
 
 
 def _sides(shape: tuple[int, ...], sizes: Whole) -> tuple[int, tuple[Whole, ...]]:
-    """Return how large numbers are in a tensor, and in each row, input and place in the kernel beside that, in quarter octaves."""
+    """Return how large numbers are in a tensor, and in each row, input and place in the kernel beside that, in half octaves."""
     rows, columns, kernel, _ = reader.layout(shape, sizes.size)
     table = sizes.reshape(rows, columns // kernel, kernel)
     mean = max(float(table.mean()), 1e-3)
@@ -115,13 +120,13 @@ def _sides(shape: tuple[int, ...], sizes: Whole) -> tuple[int, tuple[Whole, ...]
         share = (table.sum(others) + _EVEN * mean) / ((each + _EVEN) * mean)
         chance = float(table.var()) / (each * mean**2)  # variance of shares where all are alike
         real = max(0.0, 1 - chance / max(float(share.var()), 1e-30)) if each >= 64 else 0.0
-        found.append(np.round(4 * real * np.log2(share)).astype(np.int64))
-    return round(4 * log2(mean / _MEAN)), tuple(found)
+        found.append(np.round(2 * real * np.log2(share)).astype(np.int64))
+    return round(2 * log2(mean / _MEAN)), tuple(found)
 
 
 def _range(parts: Sequence[Part]) -> tuple[int, int]:
     """Return the least scale that has tables of its own, and how many have."""
-    scales = [np.add.outer(part.base + part.sides[0], np.add.outer(*part.sides[1:])) >> 1 for part in parts]
+    scales = [np.add.outer(part.base + part.sides[0], np.add.outer(*part.sides[1:])) for part in parts]
     highest = max(int(each.max()) for each in scales)
     least = max(min(int(each.min()) for each in scales), highest - reader.SCALES + 1)
     return least, highest - least + 1
@@ -130,7 +135,7 @@ def _range(parts: Sequence[Part]) -> tuple[int, int]:
 def _places(part: Part, least: int, scales: int) -> Whole:
     """Return the table of every number, in lanes."""
     rows, inputs, places = part.sides
-    found = reader.scales_of(part.base - 2 * least, rows, inputs, places, scales).astype(np.int64)
+    found = reader.scales_of(part.base - least, rows, inputs, places, scales).astype(np.int64)
     place: Whole = reader.place(part.near, part.half, part.second, _in_lanes(found, *part.near.shape[::-1]), scales)
     return place
 

@@ -276,9 +276,9 @@ def piece(count, lanes):
 
 
 def scales_of(base, rows, inputs, spots, scales):
-    """Return the scale of every entry, by quarter octaves of its row, its input and its place in the kernel."""
+    """Return the scale of every entry, by half octaves of its row, its input and its place in the kernel."""
     rows, columns = (np.clip(each, -63, 63).astype(np.int8) for each in (base + rows, np.add.outer(inputs, spots).ravel()))
-    return np.clip(np.add.outer(rows, columns).ravel() >> 1, 0, scales - 1)
+    return np.clip(np.add.outer(rows, columns).ravel(), 0, scales - 1)
 
 
 def shares_of(roots):
