@@ -174,9 +174,9 @@ class Other:
         return found
 
     def token(self, j, table):
-        x = self.states[j] % 4096
+        x = self.states[j] % 2048
         token = next(i for i in range(len(table)) if sum(table[: i + 1]) > x)
-        self.states[j] = table[token] * (self.states[j] >> 12) + x - sum(table[:token])
+        self.states[j] = table[token] * (self.states[j] >> 11) + x - sum(table[:token])
         if self.states[j] < 65536:
             self.states[j] = 65536 * self.states[j] + next(self.words)
         return token
@@ -234,8 +234,8 @@ def step_of(state, number, code, states):
 
 def shares(roots):
     above, total = sum(root > 0 for root in roots), max(sum(root**2 for root in roots), 1)
-    found = [root**2 * (4096 - above) // total + (root > 0) for root in roots]
-    found[found.index(max(found))] += 4096 - sum(found)
+    found = [root**2 * (2048 - above) // total + (root > 0) for root in roots]
+    found[found.index(max(found))] += 2048 - sum(found)
     return found
 
 

@@ -194,8 +194,8 @@ def _words(parts: Sequence[Part], coded: Sequence[tuple[Whole, ...]], lanes: int
 
 def _push(states: Whole, shares: Whole, first: Whole) -> Whole:
     """Put a token into each state, and return the words that states spill which would grow too large."""
-    full = states >= shares << 20
+    full = states >= shares << 21
     words: Whole = states[full] & 65535
     states[full] >>= 16
-    states[:] = (states // shares << 12) + states % shares + first
+    states[:] = (states // shares << 11) + states % shares + first
     return words

@@ -44,15 +44,15 @@ def seek(near: Any, tokens: Any, numbers: Any, at: int, beside: int, scales: Any
     for lane in range(some):
         above = np.uint64(at + lane)
         near[lane] = 2 * np.int64(numbers[above + np.uint64(beside)]) + numbers[above]
-        tokens[lane] = place(near[lane], half, memory[lane] & 1, np.int64(scales[above]), many) << 12
+        tokens[lane] = place(near[lane], half, memory[lane] & 1, np.int64(scales[above]), many) << 11
 
 
 def draw(tokens: Any, entries: Any, states: Any, some: int) -> None:
     """Read a token of each lane, by the table that begins at what stands in its place."""
     for lane in range(some):
         state = states[lane]
-        entry = np.int64(entries[np.uint64(tokens[lane] | state & 4095)])
-        states[lane] = (entry >> 12 & 8191) * (state >> 12) + (entry & 4095)
+        entry = np.int64(entries[np.uint64(tokens[lane] | state & 2047)])
+        states[lane] = (entry >> 12 & 8191) * (state >> 11) + (entry & 4095)
         tokens[lane] = entry >> 25
 
 

@@ -233,12 +233,12 @@ class Stream:
         if not lanes or count < LEAST:
             return self.codes(shape, count, states)
         new, base = self.codes((2,), 2, 0)
-        if new:  # of each of the 4096 states of every table: its token, the token's share, and which of the share it is
+        if new:  # of each of the 2048 states of every table: its token, the token's share, and which of the share it is
             top, tokens = np.clip(self.codes((2,), 2, 0), 1, (SCALES, 2 * LARGE + 3)).tolist()
             roots = self.codes((3 * (1 + half) * top, tokens), 3 * (1 + half) * top * tokens, 0).reshape(-1, tokens)
             shares = shares_of(np.clip(roots, 0, 255)).ravel()
             first = (np.arange(len(shares)) % tokens << 25 | shares << 12) - (shares.cumsum() - shares)
-            self._entries[kind] = top, np.repeat(first.astype(np.int32), shares) + np.arange(len(roots) << 12, dtype=np.int32)
+            self._entries[kind] = top, np.repeat(first.astype(np.int32), shares) + np.arange(len(roots) << 11, dtype=np.int32)
         top, entries = self._entries[kind]
         (rows, columns, kernel, above), length = layout(shape, count), piece(count, lanes)
         sides = (self.codes((n,), n, 0) if 64 * n <= count else np.zeros(n, np.int64) for n in (rows, columns // kernel, kernel))
@@ -282,10 +282,10 @@ def scales_of(base, rows, inputs, spots, scales):
 
 
 def shares_of(roots):
-    """Return how many of 4096 each token has in each table, from square roots: one at least of what occurs, the largest has the rest."""
+    """Return how many of 2048 each token has in each table, from square roots: one at least of what occurs, the largest has the rest."""
     weights, occurs = np.square(roots), roots > 0
-    shares = occurs + weights * (4096 - occurs.sum(1, keepdims=True)) // np.maximum(weights.sum(1, keepdims=True), 1)
-    shares[np.arange(len(shares)), shares.argmax(1)] += 4096 - shares.sum(1)
+    shares = occurs + weights * (2048 - occurs.sum(1, keepdims=True)) // np.maximum(weights.sum(1, keepdims=True), 1)
+    shares[np.arange(len(shares)), shares.argmax(1)] += 2048 - shares.sum(1)
     return shares
 
 
@@ -308,8 +308,8 @@ def lockstep(found, scales, count, tables, trellis, states, words, at):
             break
         some = slice(-(-(count - step) // length))  # the last lanes may be shorter
         near, state, memory_now = 2 * beside[step, some] + above[step, some], states[some], memory[some]
-        entry = tables[1][place(near, half, memory_now & 1, scales[step, some], tables[0]) << 12 | state & 4095]
-        state[:] = (entry >> 12 & 8191) * (state >> 12) + (entry & 4095)
+        entry = tables[1][place(near, half, memory_now & 1, scales[step, some], tables[0]) << 11 | state & 2047]
+        state[:] = (entry >> 12 & 8191) * (state >> 11) + (entry & 4095)
         low = np.flatnonzero(state < 1 << 16)
         state[low] = state[low] << 16 | words[at : at + len(low)]
         at, now[step, some] = at + len(low), number(entry >> 25, near, memory_now & 1, half)
