@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from laconic.pack import lanes, reader
 from laconic.pack.file import pack_at_rate, pack_exactly
 from laconic.pack.loops import loops
+from laconic.pack.lossless import exactly
 from laconic.pack.rate import code_tensor, decoded
 from laconic.pack.reader import CorruptArtifact
 from laconic.pack.trellis import quantizers
@@ -206,3 +207,11 @@ def test_lanes_that_cannot_be_are_refused(said):
 def test_a_file_of_zeros_is_not_taken_for_one_that_declares_too_much():
     codes = np.zeros((2000, 1000), np.int64)
     assert not reader.contents(file_of({"w": grid(codes, 0, 16)}, {}), loops=loops())[1]["w"].any()
+
+
+def test_a_form_of_codes_alone_is_preferred_where_it_costs_about_as_much():
+    array = DRAW.choice(np.float32([-0.3, 0, 0.1, 0.7]), (80, 50))
+    assert exactly(array, 4).form == "table"
+    assert exactly(array, 4).lanes == 4
+    assert exactly(array[:3], 4).lanes == 0
+    assert exactly(DRAW.normal(size=(80, 50)).astype(np.float32), 4).form == "bytes"

@@ -54,7 +54,7 @@ def pack_exactly(
     """Return the file of least bytes that gives every tensor back to the bit; `weights`, for counting, and `fast` as in `pack_at_rate`."""
     check_kinds(arrays)
     lanes = _lanes(arrays.values(), fast)
-    coded = {name: exactly(array).in_lanes(lanes) for name, array in arrays.items()}
+    coded = {name: exactly(array, lanes) for name, array in arrays.items()}
     return _packed(arrays, coded, about, _weights(arrays, weights))
 
 
@@ -113,11 +113,8 @@ def coder_of(
     lossy = {name: arrays[name] for name in counted if name not in exact and arrays[name].dtype.kind == "f"}
     check_weights(lossy)
     lanes = _lanes(arrays.values(), fast)
-    others = {
-        name: (exactly(array) if name in exact else _in_16_bits(array)).in_lanes(lanes)
-        for name, array in arrays.items()
-        if name not in lossy
-    }
+    kept = {name: array for name, array in arrays.items() if name not in lossy}
+    others = {name: exactly(array, lanes) if name in exact else _in_16_bits(array, lanes) for name, array in kept.items()}
     power = sum(float(np.square(array.astype(np.float64)).sum()) for array in lossy.values())
     middle = round(8 * np.log2(max(power, 1e-60) / sum(array.size for array in lossy.values())))
 
@@ -195,13 +192,13 @@ def check_kinds(arrays: Mapping[str, Array]) -> None:
             raise LaconicError(f"the tensor {name!r} must be named in ASCII, without quotes and backslashes")
 
 
-def _in_16_bits(array: Array) -> Coded:
+def _in_16_bits(array: Array, lanes: int) -> Coded:
     """Return a tensor in float16 where it is wider and fits, else as it is."""
     if array.dtype.kind != "f" or array.dtype.itemsize < 4 or not np.isfinite(array).all() or (np.abs(array) > 65000).any():
-        return exactly(array)
+        return exactly(array, lanes)
     narrow = array.astype(np.float16)
     as_it_is, stored = (
-        exactly(narrow.astype(array.dtype)),
+        exactly(narrow.astype(array.dtype), lanes),
         Coded(array.shape, array.dtype.name, "bytes", ("float16",), stored=narrow.ravel()),
     )
     return as_it_is if as_it_is.form in ("same", "table") else stored
