@@ -4,10 +4,10 @@
 
 Every tensor of two axes or more of each file is coded by NNCodec 2.1 (dependent quantization, its own defaults for whole networks) at
 several quantization parameters, and by ours with a step and a worth of bits that give at least NNCodec's signal-to-noise ratio in the
-fewest bytes. `bytes` are those of the whole bitstream or file; `bound_bits` is the bound of independent Gaussian tensors of these
-variances at this error (a source that is not Gaussian may need less). Then come samples of a Gaussian and a Laplacian source at about
-1, 2, 3 and 4 bits, with the true bound. Seconds are of one coding and of the quickest of five decodings; the search for settings is
-not counted.
+fewest bytes, for the smallest file and for speed of reading (`fast`). `bytes` are those of the whole bitstream or file; `bound_bits` is
+the bound of independent Gaussian tensors of these variances at this error (a source that is not Gaussian may need less). Then come
+samples of a Gaussian and a Laplacian source at about 1, 2, 3 and 4 bits, with the true bound. Seconds are of one coding and of the
+quickest of five decodings; the search for settings is not counted.
 
 NNCodec runs in an environment of its own (`numpy<2`, a C++ compiler), made in the cache folder once: 4 GB, ten minutes. `--peer` names
 the interpreter of one that exists; `--peer none` leaves NNCodec out and takes the published rates' signal-to-noise ratios instead.
@@ -23,6 +23,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import product
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from safetensors.numpy import load_file
 
 import rate_distortion
 from laconic.pack import reader
+from laconic.pack.lanes import lanes_for
 from laconic.pack.loops import loops
 from laconic.pack.rate import code_tensor, decoded
 from laconic.pack.writer import Coded, file_of
@@ -44,6 +46,17 @@ PUBLISHED = (5.49, 7.63, 9.87, 12.43)  # decibels on ResNet-20
 WORTHS = (0.02, 0.5)  # squared steps that a bit is worth: where the search begins and ends
 WORTH = 0.3  # on sources
 REPEATS = 5  # decodings, the quickest of which is told
+
+
+@dataclass(frozen=True)
+class Ours:
+    """Which of our coders."""
+
+    states: int  # of the trellis
+    lanes: int  # 0: for the smallest file
+
+    def __str__(self) -> str:
+        return f"laconic{' fast' if self.lanes else ''}, {self.states} states"
 
 
 @dataclass(frozen=True)
@@ -112,9 +125,9 @@ def file_rows(name: str, tensors: Tensors, states: list[int], peer: Path | None)
     theirs = list(peer_rows(name, tensors, peer)) if peer else []
     for number, decibels in enumerate([row.sqnr_db for row in theirs] or PUBLISHED):
         yield from theirs[number : number + 1]
-        for each in states:
-            step, worth = settings(tensors, decibels, each)
-            yield our_row(name, tensors, step, worth, each)
+        for each, fast in product(states, (False, True)):
+            coder = Ours(each, lanes_for(sum(array.size for array in tensors.values())) if fast else 0)
+            yield our_row(name, tensors, *settings(tensors, decibels, coder), coder)
 
 
 def peer_rows(name: str, tensors: Tensors, python: Path) -> Iterator[Row]:
@@ -133,21 +146,21 @@ def peer_rows(name: str, tensors: Tensors, python: Path) -> Iterator[Row]:
             yield row_of(name, PEER, said["bytes"], tensors, found, said["encode_seconds"], said["decode_seconds"])
 
 
-def our_row(name: str, tensors: Tensors, step: int, worth: float, states: int) -> Row:
+def our_row(name: str, tensors: Tensors, step: int, worth: float, coder: Ours) -> Row:
     """Return what ours makes of tensors with these settings."""
     began = time.perf_counter()
-    data = file_of(coded(tensors, step, worth, states), {})
+    data = file_of(coded(tensors, step, worth, coder), {})
     encode, decode = time.perf_counter() - began, float("inf")
     for _ in range(REPEATS):
         began = time.perf_counter()
         found = reader.contents(data, loops=loops())[1]
         decode = min(decode, time.perf_counter() - began)
-    return row_of(name, f"laconic, {states} states", len(data), tensors, found, encode, decode)
+    return row_of(name, str(coder), len(data), tensors, found, encode, decode)
 
 
-def coded(tensors: Tensors, step: int, worth: float, states: int) -> dict[str, Coded]:
+def coded(tensors: Tensors, step: int, worth: float, coder: Ours) -> dict[str, Coded]:
     """Return tensors as our coder quantizes them."""
-    return {name: code_tensor(array, step, worth, states)[0] for name, array in tensors.items()}
+    return {name: code_tensor(array, step, worth, coder.states, lanes=coder.lanes)[0] for name, array in tensors.items()}
 
 
 def row_of(name: str, coder: str, size: int, tensors: Tensors, found: Tensors, encode: float, decode: float) -> Row:
@@ -160,21 +173,23 @@ def row_of(name: str, coder: str, size: int, tensors: Tensors, found: Tensors, e
     return Row(name, coder, size, total, 8 * size / total, 10 * log10(powers.sum() / error), bound, encode, decode)
 
 
-def settings(tensors: Tensors, decibels: float, states: int) -> tuple[int, float]:
+def settings(tensors: Tensors, decibels: float, coder: Ours) -> tuple[int, float]:
     """Return the step and the worth of a bit of fewest bytes that have such a signal-to-noise ratio."""
     power = sum(float(np.square(array.astype(np.float64)).sum()) for array in tensors.values())
     weights = sum(array.size for array in tensors.values())
     allowed = power / 10 ** (decibels / 10)
-    middle = round(8 * np.log2(12 * allowed / weights)) - (16 if states else 0)  # the step of uniform errors; a trellis has twice as many
+    middle = round(8 * np.log2(12 * allowed / weights)) - (
+        16 if coder.states else 0
+    )  # the step of uniform errors; a trellis has twice as many
     tried = dict[int, tuple[int, float]]()
 
     def fits(step: int, worth: float) -> bool:
-        return error_of(tensors, coded(tensors, step, worth, states)) <= allowed
+        return error_of(tensors, coded(tensors, step, worth, coder)) <= allowed
 
     def size(step: int) -> int:
         if step not in tried:
             worth = most_worth(partial(fits, step), *WORTHS, 5)
-            tried[step] = (len(file_of(coded(tensors, step, worth, states), {})) if worth else sys.maxsize, worth)
+            tried[step] = (len(file_of(coded(tensors, step, worth, coder), {})) if worth else sys.maxsize, worth)
         return tried[step][0]
 
     best = min(range(middle - 8, middle + 5, 4), key=size)
@@ -210,13 +225,14 @@ def source_rows(name: str, values: NDArray[np.float64], bound: Callable[[float],
     """Yield the rows of a source; the step is the smallest that takes no more bits than wanted on the first 100,000 samples."""
     whole, first = values.astype(np.float32), values[:100_000].astype(np.float32)
     for bits in (1, 2, 3, 4):
-        for each in states:
+        for each, fast in product(states, (False, True)):
+            coder = Ours(each, lanes_for(len(whole)) if fast else 0)
             low, high = -16 * bits - 16, -16 * bits + 48
             while high - low > 1:
                 middle = (low + high) // 2
-                size = len(file_of(coded({name: first}, middle, WORTH, each), {}))
+                size = len(file_of(coded({name: first}, middle, WORTH, coder), {}))
                 low, high = (low, middle) if 8 * size <= bits * len(first) else (middle, high)
-            row = our_row(name, {name: whole}, high, WORTH, each)
+            row = our_row(name, {name: whole}, high, WORTH, coder)
             error = float(np.mean(np.square(values))) / 10 ** (row.sqnr_db / 10)
             yield replace(row, bound_bits=bound(error))
 

@@ -11,7 +11,6 @@ one in 20 may take the reader's usual 2 GiB. `--bounds` compiles the loops with 
 
 import argparse
 import faulthandler
-import json
 import os
 import random
 import resource
@@ -31,14 +30,31 @@ from laconic.pack import reader
 from laconic.pack.loops import loops
 from laconic.pack.lossless import exactly
 from laconic.pack.rate import code_tensor
-from laconic.pack.writer import Coded, Writer
+from laconic.pack.writer import Coded, header_of, in_lanes, written_tensors
 
 SMALL = 1 << 22  # bytes that most files may take
 MODEL = 1 << 26  # bytes that the model, the header's objects and Python itself take, at most
 SECONDS = 10.0
 BEFORE_BODY = 8  # magic, version and checksum
 EXTREMES = ("0", "-1", "1", "7", "8", "63", "64", "255", "65536", "65537", "8192", "8193", "1099511627775", "1099511627776", "9" * 30)
-WORDS = ("same", "bytes", "text", "sparse", "table", "grid", "float64", "float16", "int8", "bool", "uint16", "tensors", "null", "true")
+LOOPS = {"spelled", "numbers", "codes", "walk", "spell", "decide", "lockstep"}
+WORDS = (
+    "lanes",
+    "same",
+    "bytes",
+    "text",
+    "sparse",
+    "table",
+    "grid",
+    "float64",
+    "float16",
+    "int8",
+    "bool",
+    "uint16",
+    "tensors",
+    "null",
+    "true",
+)
 
 
 def main() -> None:
@@ -114,7 +130,7 @@ def opened(data: bytes, limit: int, compiled: Any) -> tuple[str, dict[str, Any],
         return "arrays", *reader.contents(data, limit, compiled)
     except reader.CorruptArtifact as error:
         cause = error.__context__
-        loop = isinstance(cause, IndexError) and innermost(cause.__traceback__) in {"_spell", "spelled", "codes", "walk", "spell", "decide"}
+        loop = isinstance(cause, IndexError) and innermost(cause.__traceback__) in LOOPS
         assert not loop, f"an index outside its array: {cause}"
         return "corrupt", {"tensors": []}, {}
 
@@ -155,23 +171,28 @@ def examples() -> dict[str, tuple[str, list[Coded]]]:
         "empty": Coded((0, 7), "float32", "grid", (8, -40), codes[:0], 8),
     }
     files = {name: {name: tensor} for name, tensor in tensors.items()} | {"all": tensors}
+    many = np.round(draw.laplace(size=(8, 20, 3, 3), scale=2)).astype(np.int64)
+    lanes = {
+        "kernels": code_tensor(draw.normal(size=(8, 20, 3, 3)), -20, 0.1, 8, lanes=4)[0],
+        "odd": code_tensor(draw.normal(size=(30, 40)), -4, 0.1, 64, lanes=4)[0],
+        "numbers": Coded((8, 20, 3, 3), "float32", "grid", (0, -40), many, lanes=4),
+        "outliers": Coded((1100,), "float64", "grid", (0, 0), 40 * many.ravel()[:1100], lanes=4),
+        "zeros": exactly(np.where(draw.random((30, 50)) < 0.1, draw.normal(size=(30, 50)), 0)).in_lanes(4),
+        **{name: tensors[name] for name in ("bytes", "scalar")},
+    }
+    files |= {f"{name} in lanes": {name: lanes[name]} for name in ("kernels", "outliers", "zeros")} | {"lanes": lanes}
     return {name: (header(file), list(file.values())) for name, file in files.items()}
 
 
 def header(tensors: dict[str, Coded]) -> str:
     """Return the header's text of a file."""
-    entries = [[name, list(each.shape), each.dtype, each.form, list(each.settings)] for name, each in tensors.items()]
-    return json.dumps({"network": "zoo:lenet5", "tensors": entries}, separators=(",", ":"))
+    return header_of(tensors, {"network": "zoo:lenet5"}, in_lanes(tensors)[1])
 
 
 def written(text: str, tensors: list[Coded]) -> bytes:
     """Return a file of a header's text, whatever it says, and tensors."""
-    writer = Writer()
-    writer.write_number(len(text))
-    writer.write_bytes(np.frombuffer(text.encode("latin-1"), np.uint8), 1)
-    for each in tensors:
-        each.write(writer)
-    return sealed(writer.finish())
+    named = {str(at): each for at, each in enumerate(tensors)}
+    return sealed(written_tensors(text, named, *in_lanes(named))[0])
 
 
 def sealed(body: bytes) -> bytes:

@@ -34,6 +34,9 @@ def pack(
         float | None, typer.Option(help="Accuracy that may be lost, in percentage points: the smallest file for it. Needs --data.")
     ] = None,
     states: Annotated[int, typer.Option(help="Of the trellis: 0 (none), 4, 8, 16, 32, 64, 128 or 256. More is slower and smaller.")] = 8,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="Code large tensors for speed: read many times as fast, in about a hundredth more bytes.")
+    ] = False,
     network: Annotated[
         str | None,
         typer.Option(
@@ -76,13 +79,13 @@ def pack(
     arrays, about = _taken(source, network, job)
     told: dict[str, Any] = {}
     if lossless:
-        packed = pack_exactly(arrays.arrays, about, arrays.weights)
+        packed = pack_exactly(arrays.arrays, about, arrays.weights, fast)
     elif bits_per_weight is not None:
-        packed = pack_at_rate(arrays.arrays, about, bits_per_weight, states, arrays.weights, arrays.exact)
+        packed = pack_at_rate(arrays.arrays, about, bits_per_weight, states, arrays.weights, arrays.exact, fast)
     else:
         assert job is not None
         assert max_drop is not None
-        packed, told = _within(arrays, about, max_drop, job, states)
+        packed, told = _within(arrays, about, max_drop, job, states, fast)
     write_bytes(out, packed.data)
     _tell(packed, out, source, told, as_json)
 
@@ -120,12 +123,14 @@ def _taken(source: Path, network: str | None, job: "Job | None") -> "tuple[Array
     return Arrays(arrays, frozenset(name for name, array in arrays.items() if is_weight(array)), frozenset()), about
 
 
-def _within(arrays: "Arrays", about: dict[str, Any], max_drop: float, job: "Job", states: int) -> "tuple[Packed, dict[str, Any]]":
+def _within(
+    arrays: "Arrays", about: dict[str, Any], max_drop: float, job: "Job", states: int, fast: bool
+) -> "tuple[Packed, dict[str, Any]]":
     """Return the smallest file for a loss of accuracy on the validation split, and what it loses there and on the test split."""
     from laconic.pack.file import pack_exactly
     from laconic.search.packing import accuracy, pack_within
 
-    kept = pack_within(arrays, about, max_drop, job.splits.validation, job.threads, states, _say)
+    kept = pack_within(arrays, about, max_drop, job.splits.validation, job.threads, states, _say, fast)
     whole = pack_exactly(arrays.arrays, about, arrays.weights)
     before, after = (accuracy(packed, job.splits.test, job.threads) for packed in (whole, kept.packed))
     told = {"accuracy_before": before, "accuracy": after, "drop_points": 100 * (before - after)}

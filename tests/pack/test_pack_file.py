@@ -8,7 +8,7 @@ from torch import nn
 
 from laconic.errors import LaconicError
 from laconic.pack.file import lines, pack_at_rate, pack_exactly
-from laconic.pack.reader import read
+from laconic.pack.reader import contents, read
 from laconic.pack.tensors import METADATA, write_arrays
 from laconic.program import capture, load, represent, save
 from laconic.program.forms import Mask
@@ -59,6 +59,8 @@ def test_a_sparse_network_of_few_values_becomes_far_smaller_to_the_bit():
         ({"b": np.zeros(5, np.float32)}, "there are no weights"),
         ({"w": np.zeros((3, 4), np.complex64)}, "the tensor 'w' is complex64"),
         ({"é": np.zeros((3, 4), np.float32)}, "must be named in ASCII"),
+        ({'a"b': np.zeros((3, 4), np.float32)}, "without quotes and backslashes"),
+        ({"a\\b": np.zeros((3, 4), np.float32)}, "without quotes and backslashes"),
         ({"w": np.ones((3, 4), np.float32), "b": DRAW.normal(size=500).astype(np.float32)}, "1 bits per weight cannot be met"),
     ],
 )
@@ -96,6 +98,18 @@ def test_a_saved_program_is_one_again(tmp_path, how):
     inputs = torch.randn(50, 20)
     wanted, found = program(inputs), load(tmp_path / "b.safetensors")(inputs)
     assert torch.equal(found, wanted) if how == ["--lossless"] else (found - wanted).abs().max() < 0.1 * wanted.abs().max()
+
+
+@pytest.mark.parametrize("how", [["--lossless"], ["--bits-per-weight", "3"]])
+def test_a_file_for_speed_holds_the_same(tmp_path, how):
+    tensors = {"w": (DRAW.laplace(size=(40, 60)) * 8).round().astype(np.float32), "b": DRAW.normal(size=7).astype(np.float32)}
+    save_file({name: torch.from_numpy(each) for name, each in tensors.items()}, tmp_path / "a.safetensors")
+    assert run("pack", tmp_path / "a.safetensors", "-o", tmp_path / "a.lac", "--fast", *how) == 0
+    assert run("unpack", tmp_path / "a.lac", "-o", tmp_path / "b.safetensors") == 0
+    header, _ = contents((tmp_path / "a.lac").read_bytes())
+    found = load_file(tmp_path / "b.safetensors")["w"].numpy()
+    assert header["lanes"][0] == 16
+    assert np.square(found - tensors["w"]).mean() <= (0 if how == ["--lossless"] else 0.1 * tensors["w"].var())
 
 
 @pytest.mark.parametrize("text", ["no JSON", "7", '{"who": 7}'])

@@ -78,6 +78,12 @@ class Other:
             self.value = self.value << 8 | next(self.body, 0)
         self.numbers, self.letters = Model(), Model()
         self.run(len(BEGINNING), 1, BEGINNING)
+        self.words, self.states, self.tables = iter(()), [], {}
+
+    def open_lanes(self, data, lanes, count):
+        words = [int.from_bytes(data[at : at + 2], "little") for at in range(len(data) - 2 * count, len(data), 2)]
+        self.states = [65536 * words[j] + words[lanes + j] for j in range(lanes)]
+        self.words = iter(words[2 * lanes :])
 
     def bit(self, p):
         span = self.high - self.low
@@ -125,16 +131,55 @@ class Other:
                 large = [log(each >> 4) for each in (average, by_column.get(column, 0), by_input.get(source, 0))]
                 code = self.code(q, spot, near, *large, two, states < 0 and q)
                 codes.append(code * 2**two - sign(code) * q)
-                if states:
-                    feedback, forward = TRELLIS[abs(states)]
-                    d = abs(code) if states > 0 else codes[-1] >> 1
-                    state = (state >> 1) ^ (feedback >> 1) * q ^ (forward >> 1) * (d & 1)
+                state = step_of(state, codes[-1], code, states)
                 x = min(abs(codes[-1]), 31) * 2 ** (12 - two)
                 average += (x - average) >> 6
                 by_column[column] = by_column.get(column, 0) + (((x - by_column.get(column, 0)) * rate(min(row, 30))) >> 16)
                 by_input[source] = by_input.get(source, 0) + ((x - by_input.get(source, 0)) >> 4)
             whole += (average - whole) >> 2
         return codes
+
+    def in_lanes(self, shape, states):
+        n, kind, q_count, t = prod(shape), sign(states), 2 if states else 1, 1 if states else 0
+        rows = shape[0] if len(shape) > 1 else 1
+        kernel = n // (rows * shape[1]) if len(shape) > 2 else 1
+        columns = n // rows
+        length = max(-(-n // len(self.states)), 512)
+        length |= 65
+        new, base = self.codes((2,), 0)
+        if new:
+            scales, tokens = self.codes((2,), 0)
+            roots = self.codes((3 * q_count * scales, tokens), 0)
+            self.tables[kind] = scales, [shares(roots[at : at + tokens]) for at in range(0, len(roots), tokens)]
+        scales, tables = self.tables[kind]
+        sides = [self.codes((size,), 0) if 64 * size <= n else [0] * size for size in (rows, columns // kernel, kernel)]
+        above = min(max(shape[-1], 2), 16) if len(shape) > 2 else 2
+        found, state = [0] * n, [0] * len(self.states)
+        for step in range(length):
+            for j in range(len(self.states)):
+                at = j * length + step
+                if at >= n:
+                    break
+                u = [found[at - back] if step >= back else 0 for back in (1, above)]
+                near, q = 2 * u[0] + u[1], state[j] & 1
+                side = sides[1][at % columns // kernel] + sides[2][at % columns % kernel]
+                scale = min(max(limited(base + sides[0][at // columns]) + limited(side), 0), scales - 1)
+                token = self.token(j, tables[(q_count * min(abs(near) >> t, 2) + q) * scales + scale])
+                code = (token + 1) // 2 * (1 if (token % 2 == 1) == (near >= 0) else -1)
+                found[at] = code * 2**t - sign(code) * q
+                state[j] = step_of(state[j], found[at], code, states)
+        large = [at for at, each in enumerate(found) if abs(each) + t >= 30 * 2**t]
+        for at, more in zip(large, self.codes((len(large),), 0), strict=True):
+            found[at] += sign(found[at]) * more * 2 ** (1 + t)
+        return found
+
+    def token(self, j, table):
+        x = self.states[j] % 2048
+        token = next(i for i in range(len(table)) if sum(table[: i + 1]) > x)
+        self.states[j] = table[token] * (self.states[j] >> 11) + x - sum(table[:token])
+        if self.states[j] < 65536:
+            self.states[j] = 65536 * self.states[j] + next(self.words)
+        return token
 
     def code(self, q, spot, near, r, c, i, two, never_zero):
         beside, before, above = (min((2 * abs(near[j]) + abs(near[j + 1])) >> two, 15) for j in (0, 2, 4))
@@ -167,7 +212,8 @@ class Other:
             self.run(len(GRAPH), 1, GRAPH)
         if form in ("bytes", "text"):
             return self.stored(settings[0] if settings else kind, n).astype(kind)
-        codes = np.array(self.codes(shape, settings[0] if form == "grid" else 0), int)
+        way = self.in_lanes if self.states and n >= 1024 else self.codes
+        codes = np.array(way(shape, settings[0] if form == "grid" else 0), int)
         if form == "table":
             return self.stored(kind, settings[1])[codes + settings[0]]
         if form == "sparse":
@@ -175,6 +221,26 @@ class Other:
             array[codes != 0] = self.stored(kind, int((codes != 0).sum()))
             return array
         return np.array(values(codes.tolist(), *settings)).astype(kind)
+
+
+def step_of(state, number, code, states):
+    """The trellis' state after a number."""
+    if not states:
+        return 0
+    feedback, forward = TRELLIS[abs(states)]
+    d = abs(code) if states > 0 else number >> 1
+    return (state >> 1) ^ (feedback >> 1) * (state & 1) ^ (forward >> 1) * (d & 1)
+
+
+def shares(roots):
+    above, total = sum(root > 0 for root in roots), max(sum(root**2 for root in roots), 1)
+    found = [root**2 * (2048 - above) // total + (root > 0) for root in roots]
+    found[found.index(max(found))] += 2048 - sum(found)
+    return found
+
+
+def limited(side):
+    return min(max(side, -63), 63)
 
 
 def values(multiples, states, step, *shifts):
@@ -195,18 +261,22 @@ def other_read(data):
         [byte] = other.run(1, 1)
         length, shift = length | (byte & 127) << shift, shift + 7
     header = json.loads(other.run(length, 1))
-    return header, {name: other.tensor(shape, *how).reshape(shape) for name, shape, *how in header["tensors"]}
+    if "lanes" in header:
+        other.open_lanes(data, *header["lanes"])
+    found = {name: other.tensor(shape, *how).reshape(shape) for name, shape, *how in header["tensors"]}
+    assert all(state == 65536 for state in other.states)
+    assert not list(other.words)
+    return header, found
 
 
-def multiples_of(codes, states):
-    """Multiples of the step that codes stand for: where no code is zero, zeros become ones."""
+def multiples_of(codes, states, length=1 << 40):
+    """Multiples of the step that codes stand for, the trellis anew in each piece: where no code is zero, zeros become ones."""
     state, found = 0, []
-    for each in codes.tolist():
-        q = state & 1
+    for at, each in enumerate(codes.ravel().tolist()):
+        q = state & 1 if at % length else 0
         code = 1 if states < 0 and q and each == 0 else each
         found.append(2 * code - sign(code) * q)
-        d = abs(code) if states > 0 else found[-1] >> 1
-        state = (state >> 1) ^ (TRELLIS[abs(states)][0] >> 1) * q ^ (TRELLIS[abs(states)][1] >> 1) * (d & 1)
+        state = step_of(state if at % length else 0, found[-1], code, states)
     return np.array(found)
 
 
@@ -232,4 +302,31 @@ def test_a_reader_written_from_the_page_reads_every_form():
     wanted = reader.contents(data)
     assert header == wanted[0]
     assert {entry[3] for entry in header["tensors"]} == {"same", "bytes", "text", "sparse", "table", "grid"}
+    assert all(found[name].dtype == array.dtype and found[name].tobytes() == array.tobytes() for name, array in wanted[1].items())
+
+
+def test_a_reader_written_from_the_page_reads_lanes():
+    draw = np.random.default_rng(0)
+
+    def grid(shape, states, scale):
+        codes = np.round(draw.laplace(size=shape, scale=scale)).astype(np.int64)
+        multiples = multiples_of(codes, states, 577) if states else codes.ravel()
+        return Coded(shape, "float32", "grid", (states, -40, 7, 3, 0), multiples, states, lanes=3)
+
+    small = Coded((20, 30), "float32", "grid", (0, -40), np.arange(600) % 5 - 2, 0)
+    tensors = {
+        "kernels": grid((8, 16, 3, 3), 8, 2.0),
+        "small": small,
+        "odd": grid((12, 100), -64, 1.0),
+        "linear": grid((10, 150), 0, 0.5),
+        "again": grid((10, 150), 0, 0.5),
+        "outliers": grid((1100,), 8, 20.0),
+        "sparse": exactly(np.where(draw.random((30, 50)) < 0.1, draw.normal(size=(30, 50)), 0)).in_lanes(3),
+    }
+    data = file_of(tensors, {})
+    header, found = other_read(data)
+    wanted = reader.contents(data)
+    assert header == wanted[0]
+    assert header["lanes"][0] == 3
+    assert max(abs(tensors["outliers"].codes)) > 80
     assert all(found[name].dtype == array.dtype and found[name].tobytes() == array.tobytes() for name, array in wanted[1].items())

@@ -12,7 +12,7 @@ from math import e, log2, pi
 import numpy as np
 from numpy.typing import NDArray
 
-from laconic.pack.reader import levels, step_size
+from laconic.pack.reader import LEAST, levels, piece, step_size
 from laconic.pack.trellis import CLASSES, LEVELS, best_multiples, quantizers
 from laconic.pack.writer import Coded
 
@@ -32,7 +32,7 @@ class Quality:
 
 
 def code_tensor(
-    array: NDArray[np.floating], step: int, worth: float, states: int, importance: NDArray[np.floating] | None = None
+    array: NDArray[np.floating], step: int, worth: float, states: int, importance: NDArray[np.floating] | None = None, lanes: int = 0
 ) -> tuple[Coded, NDArray[np.float32]]:
     """Return a tensor coded with loss, and what it is decoded to.
 
@@ -42,13 +42,15 @@ def code_tensor(
         worth: squared steps that a bit is worth, 0.1 to 0.4; more makes the tensor smaller.
         states: of the trellis; 0: none.
         importance: of the squared error of each entry, in the shape of the tensor; None: all alike.
+        lanes: that a large tensor is coded in, see `laconic.pack.lanes`; 0: none.
     """
     values = array.astype(np.float64).ravel() / step_size(step)
     weights = np.ones(len(values)) if importance is None else importance.astype(np.float64).ravel() / max(float(importance.mean()), 1e-30)
     classes = _classes(np.abs(values), array.shape)
-    found = [_searched(values, weights, classes, worth, each) for each in ((states, -states) if states else (0,))]
+    length = piece(len(values), lanes) if lanes and len(values) >= LEAST else 0
+    found = [_searched(values, weights, classes, worth, each, length) for each in ((states, -states) if states else (0,))]
     _, best, shifts, multiples = min(found, key=lambda each: each[0])
-    coded = Coded(array.shape, "float32", "grid", (best, step, *shifts), multiples, best)
+    coded = Coded(array.shape, "float32", "grid", (best, step, *shifts), multiples, best, lanes=lanes if length else 0)
     return coded, decoded(coded)
 
 
@@ -61,14 +63,14 @@ def decoded(coded: Coded) -> NDArray[np.float32]:
 
 
 def _searched(
-    values: NDArray[np.float64], weights: NDArray[np.float64], classes: NDArray[np.int64], worth: float, states: int
+    values: NDArray[np.float64], weights: NDArray[np.float64], classes: NDArray[np.int64], worth: float, states: int, length: int
 ) -> tuple[float, int, list[int], NDArray[np.int64]]:
     """Return the bits beyond a Gaussian bound, up to a constant, the trellis, the shifts and the multiples."""
     bits, shifts, multiples, cost = _first_bits(np.abs(values), states), [0] * _SHIFTS, np.zeros(len(values), np.int64), 0.0
     for _ in range(_ROUNDS if len(values) else 0):
         nearer = np.array([0, *shifts]) / 64
-        multiples = best_multiples(values, weights, classes, bits, worth, states, nearer)
-        second = quantizers(multiples, states)
+        multiples = best_multiples(values, weights, classes, bits, worth, states, nearer, length)
+        second = quantizers(multiples, states, length)
         bits = _bits(multiples, second, classes, states)
         shifts = _shifts(values, multiples)
         codes = _codes(multiples, second, states)

@@ -34,6 +34,7 @@ def best_multiples(
     worth: float,
     states: int,
     nearer: NDArray[np.float64],
+    piece: int = 0,
 ) -> NDArray[np.int64]:
     """Return the multiples of least weighted squared error plus bits, by the Viterbi algorithm, segment by segment.
 
@@ -45,34 +46,52 @@ def best_multiples(
         worth: squared steps that a bit is worth.
         states: of the trellis; 0: one quantizer; below 0: the second quantizer has no zero.
         nearer: by how many steps multiples of size 0, 1, ... are nearer to zero; the last, those of all larger sizes too.
+        piece: of how many values each the trellis begins anew; 0: it never does.
     """
     count, length = max(1, abs(states)), min(len(values), _SEGMENT)
     room = np.zeros((length, count), np.int64), np.zeros((length, count), np.int64), np.zeros(count), np.zeros(count)
     found = np.zeros(len(values), np.int64)
     trellis = (states, *TRELLISES.get(abs(states), (0, 0)))
     loops = compiled(sys.modules[__name__], ("nearest", "path"))
-    loops.path(values, weights, classes, bits, float(worth), trellis, nearer, found, (*room, np.zeros((2, 2)), np.zeros((2, 2), np.int64)))
+    loops.path(
+        values,
+        weights,
+        classes,
+        bits,
+        float(worth),
+        trellis,
+        nearer,
+        piece or len(values),
+        found,
+        (*room, np.zeros((2, 2)), np.zeros((2, 2), np.int64)),
+    )
     return found
 
 
-def quantizers(multiples: NDArray[np.int64], states: int) -> NDArray[np.int64]:
-    """Return which quantizer each multiple is of: 0, 1."""
+def quantizers(multiples: NDArray[np.int64], states: int, piece: int = 0) -> NDArray[np.int64]:
+    """Return which quantizer each multiple is of: 0, 1; the trellis begins anew with each piece of so many (0: never)."""
     found = np.zeros_like(multiples)
     if states:
         loops = compiled(reader, ("after",))
-        compiled(sys.modules[__name__], ("trace",)).trace(multiples, loops.after, (states, *TRELLISES[abs(states)]), found)
+        compiled(sys.modules[__name__], ("trace",)).trace(
+            multiples, loops.after, (states, *TRELLISES[abs(states)]), piece or len(multiples), found
+        )
     return found
 
 
-def trace(multiples: Any, after: Any, trellis: Any, found: Any) -> None:
+def trace(multiples: Any, after: Any, trellis: Any, piece: int, found: Any) -> None:
     """Fill `found` with the quantizer of each multiple; `after` is the reader's."""
     state = 0
     for at in range(len(multiples)):
+        if at % piece == 0:
+            state = 0
         found[at] = state & 1
         state = after(state, multiples[at], trellis)
 
 
-def path(values: Any, weights: Any, classes: Any, bits: Any, worth: float, trellis: Any, nearer: Any, found: Any, room: Any) -> None:
+def path(
+    values: Any, weights: Any, classes: Any, bits: Any, worth: float, trellis: Any, nearer: Any, piece: int, found: Any, room: Any
+) -> None:
     """Fill `found`; see `best_multiples`.
 
     `room` has the multiples and the states before of a segment, the costs of all states, twice, and the least cost and its multiple by
@@ -80,9 +99,11 @@ def path(values: Any, weights: Any, classes: Any, bits: Any, worth: float, trell
     """
     states, feedback, forward = trellis
     chosen, before, costs, later, least, best = room
-    first = 0
-    for start in range(0, len(values), len(chosen)):
-        end = min(start + len(chosen), len(values))
+    first, end = 0, 0
+    while end < len(values):
+        start = end
+        first = first if start % piece else 0
+        end = min(start + len(chosen), start + piece - start % piece, len(values))
         costs[:] = _NEVER
         costs[first] = 0.0
         for at in range(start, end):

@@ -26,7 +26,9 @@ class Kept:
     after: float
 
 
-def pack_within(arrays: Arrays, about: Mapping[str, Any], max_drop: float, split: Split, threads: int, states: int, say: Say) -> Kept:
+def pack_within(
+    arrays: Arrays, about: Mapping[str, Any], max_drop: float, split: Split, threads: int, states: int, say: Say, fast: bool = False
+) -> Kept:
     """Return the file of the widest step that loses at most `max_drop` points of accuracy on `split`, decoded in a fresh process.
 
     The loss is taken to grow with the step, which it does but for noise: between two steps of the answer one may lose a little more.
@@ -39,12 +41,13 @@ def pack_within(arrays: Arrays, about: Mapping[str, Any], max_drop: float, split
         threads: of the runtime.
         states: of the trellis.
         say: told each attempt.
+        fast: the file is for speed of reading.
 
     Raises:
         LaconicError: there are no weights to code with loss.
         UnreachableError: every step loses more.
     """
-    coder = coder_of(arrays.arrays, about, states, arrays.weights, arrays.exact)
+    coder = coder_of(arrays.arrays, about, states, arrays.weights, arrays.exact, fast)
     before = accuracy(pack_exactly(arrays.arrays, about, arrays.weights), split, threads)
 
     def attempt(packed: Packed) -> float:
