@@ -11,8 +11,7 @@ arithmetic, the same on every machine.
 
 import numpy as np
 
-MAGIC, VERSION = b"LAC", 1
-LIMIT = 1 << 31  # bytes of all arrays together that are decoded unless the caller allows more
+MAGIC, VERSION, LIMIT = b"LAC", 1, 1 << 31  # the limit: bytes of memory that reading may take unless the caller says another
 _ONE, _EDGE = 1 << 16, 2047  # a probability of 1; the largest log odds, in 256ths
 _SLOTS, _KINDS, _WIDTH = 8, 24, 1024  # counters asked for each decision, kinds of decision, contexts of a kind in a slot
 _SETS, _PATIENCE = 64, 1020  # mixing weights for each kind; observations after which a counter forgets
@@ -27,12 +26,13 @@ _BEGINNING = (
     'float32","bytes",["float16"]],[".metadata",[5549],"uint8","text",[]]]}'
 )
 GRAPH = (
-    '{"laconic":{"format":"2","program":{"inputs":[{"name":"input","shape":[3,32,32],"dtype":"torch.float32"}],"aliases":{},"tensors":[{"n'
-    'ame":"conv1.weight","parameter":true,"trainable":true,"persistent":true,"key":"tensor.0"}],"representations":[],"edges":[],"graph":[{'
-    '"op":"get_attr","name":"fc1_weight","target":"fc1.weight","args":[],"kwargs":{"dict":{}}},{"op":"placeholder","name":"input","target"'
-    ':"input","args":[],"kwargs":{"dict":{}}},{"op":"call_function","name":"max_pool2d","target":"aten::max_pool2d.default","args":[{"node'
-    '":"conv2d"},[2,2]],"kwargs":{"dict":{}},"module":""},{"op":"call_function","name":"linear","target":"aten::linear.default","args":[{"'
-    'node":"relu"},{"node":"fc1_weight"},{"node":"fc1_bias"}],"kwargs":{"dict":{}},"module":"fc1"},{"op":"output","name":"output"'
+    '{"laconic":{"format":"2","program":{"inputs":[{"name":"input","shape":[3,32,32],"dtype":"torch.float32"}],"aliases":{},"tensors":[{"na'
+    'me":"conv1.weight","parameter":true,"trainable":true,"persistent":true,"key":"tensor.0"}],"representations":[],"edges":[],"graph":[{"o'
+    'p":"get_attr","name":"fc1_weight","target":"fc1.weight","args":[],"kwargs":{"dict":{}}},{"op":"placeholder","name":"input","target":"i'
+    'nput","args":[],"kwargs":{"dict":{}}},{"op":"call_function","name":"max_pool2d","target":"aten::max_pool2d.default","args":[{"node":"c'
+    'onv2d"},[2,2]],"kwargs":{"dict":{}},"module":""},{"op":"call_function","name":"linear","target":"aten::linear.default","args":[{"node"'
+    ':"relu"},{"node":"fc1_weight"},{"node":"fc1_bias"}],"kwargs":{"dict":{}},"source":"/model.py:42, in forward","module":"fc1"},{"op":"ou'
+    'tput","name":"output"'
 )
 TRELLISES = {4: (5, 2), 8: (11, 4), 16: (19, 4), 32: (37, 8), 64: (67, 20), 128: (157, 86), 256: (333, 242)}  # feedback, input
 _TYPES = {"float64": 8, "float32": 4, "float16": 2, "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "uint16": 2, "bool": 1}
