@@ -7,10 +7,9 @@ Needs LACONIC_DATA. Run it on an idle machine: accuracies and bytes do not mind 
 """
 
 import os
-import sys
 from pathlib import Path
 
-from records import record
+from records import arguments, record
 
 DATA = Path(os.environ.get("LACONIC_DATA", "data"))
 RUNS = Path("runs") / "records"
@@ -28,6 +27,7 @@ NETWORKS = {
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or NETWORKS:
+    names, seeds = arguments(__doc__, list(NETWORKS))
+    for chosen in names:
         words = ["shrink", *NETWORKS[chosen]]
-        record(chosen, NETWORKS[chosen][4:], lambda _, said=words: said, lambda seed, name=chosen: RUNS / name / f"seed-{seed}")
+        record(chosen, NETWORKS[chosen][4:], lambda _, said=words: said, lambda seed, name=chosen: RUNS / name / f"seed-{seed}", seeds)

