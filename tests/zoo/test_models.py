@@ -16,7 +16,7 @@ PARAMETERS = {  # of the papers, Caffe's prototxt, or counted by hand
     "zoo:resnet56?shortcut=padding": 853_018,
     "mobilenet_v2": 3_489_097,
     "digits_cnn": 306_122,
-    "recursive": 9 * 18**2,
+    "recursive": 9 * 16**2,
     "recursive?width=12": 9 * 12**2,
 }
 PAPERS = ("CVPR 2016", "CVPR 2018", "1998", "ICLR 2014", "EMNLP 2019", "GPT-2, 2019", "Llama 2, 2023")
