@@ -15,6 +15,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "lenet5": (1, 28, 28),
     "minilm": (64,),
     "mobilenet_v2": (3, 224, 224),
+    "recursive": (1, 28, 28),
     "resnet20": (3, 32, 32),
     "resnet56": (3, 32, 32),
     "stories260k": (128,),

@@ -14,6 +14,7 @@ from laconic.zoo.lenet import lenet5, lenet300
 from laconic.zoo.llama import stories260k
 from laconic.zoo.minilm import minilm
 from laconic.zoo.mobilenet import mobilenet_v2
+from laconic.zoo.recursive import recursive
 from laconic.zoo.resnet import resnet20, resnet56, shortcut_of
 from laconic.zoo.weights import load_weights, read_weights
 
@@ -24,6 +25,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet5": lenet5,
     "minilm": minilm,
     "mobilenet_v2": mobilenet_v2,
+    "recursive": recursive,
     "resnet20": resnet20,
     "resnet56": resnet56,
     "stories260k": stories260k,
