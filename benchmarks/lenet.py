@@ -32,7 +32,7 @@ WORKS: dict[str, tuple[str, list[str], list[dict[str, dict[str, Any]]], tuple[in
     "lenet5-mnist": (
         "zoo:lenet5",
         ["--epochs", "20", "--learning-rate", "0.05"],
-        [{"quantize.EntropyPenalized": {"price": 1e-5, "epochs": 60, "batch": 256}}],
+        [{"quantize.EntropyPenalized": {"price": 2.2e-6, "epochs": 40, "batch": 256}}],
         (3000, 2000, 0.9),
     ),
     "mnist-600-bytes": (
