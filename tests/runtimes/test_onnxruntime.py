@@ -123,7 +123,7 @@ def test_a_quantized_file_holds_and_computes_integers(name, exported):
     names = {f"{weight.name}_codes" for weight in weights(program)}
     tensors = tensors_of(file.path)
     assert names <= set(tensors)
-    assert {tensors[each].data_type for each in names} == {TensorProto.INT8}
+    assert {tensors[each].data_type for each in names} == {TensorProto.UINT8 if onnxruntime.saturates() else TensorProto.INT8}
     assert not {weight.name for weight in weights(program)} & set(tensors)
     zero_points = [numpy_helper.to_array(tensors[node.input[2]]) for node in nodes_of(file.path, "QuantizeLinear")]
     assert {array.dtype for array in zero_points} == {np.dtype(np.uint8)}
@@ -134,6 +134,41 @@ def test_a_quantized_file_holds_and_computes_integers(name, exported):
     assert file.integer_kernels >= kinds.total()
     assert file.integer_share > 0.7
     assert file.baked == ()
+
+
+@pytest.mark.parametrize("name", QUANTIZED)
+@pytest.mark.parametrize("bits", [4, 7, 8])
+def test_weights_without_a_sign_are_as_many_bytes_and_zeros_and_run_in_integer_kernels(name, bits, tmp_path, monkeypatch):
+    program, example = captured(name)
+    quantize(program, example, bits=(bits, 8))
+    signed, shifted = (_exported_where(saturating, program, example, tmp_path, monkeypatch) for saturating in (False, True))
+    kinds = {tensor.data_type for name, tensor in tensors_of(shifted.path).items() if name.endswith("_codes")}
+    assert (TensorProto.UINT8 in kinds) == (bits == 8)
+    assert shifted.integer_kernels == signed.integer_kernels
+    assert onnxruntime.count(shifted.path) == onnxruntime.count(signed.path)
+    assert shifted.difference < 0.01
+    if bits < 8:
+        assert shifted.path.read_bytes() == signed.path.read_bytes()
+
+
+def _exported_where(saturating, program, example, folder, monkeypatch):
+    """Export as on a processor with or without an 8-bit dot product; what it computes here is checked by the first of both only."""
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime, "saturates", lambda: saturating)
+        if not saturating:
+            patch.setattr(onnx_export, "unrest", lambda *_: 1.0)
+        return onnxruntime.export(program, example, folder / f"{saturating}.onnx")
+
+
+def test_a_sum_saturates_where_the_runtime_says_so(tmp_path):
+    """The largest codes on both sides: what the products sum up to on this processor is what the probe told."""
+    module = nn.Linear(16, 4, bias=False)
+    nn.init.constant_(module.weight, 1.0)
+    example = (torch.full((2, 16), 1.0),)
+    program = quantize(capture(module, example), example)
+    with torch.no_grad():
+        expected = program(*example).numpy()
+    np.testing.assert_allclose(run(onnxruntime.export(program, example, tmp_path / "file.onnx").path, example), expected, rtol=0.02)
 
 
 @pytest.mark.parametrize("name", QUANTIZED)
@@ -295,11 +330,12 @@ def test_weights_of_4_bits_and_fewer_are_stored_two_to_the_byte(bits, kind, narr
     tensors = tensors_of(file.path)
     for weight in weights(program):
         stored = tensors[f"{weight.name}_codes"]
-        assert stored.data_type == kind
+        shifted = bits == 8 and onnxruntime.saturates()
+        assert stored.data_type == (TensorProto.UINT8 if shifted else kind)
         assert len(stored.raw_data) == (weight.value.numel() + 1) // 2 if kind == TensorProto.INT4 else weight.value.numel()
         scale = numpy_helper.to_array(tensors[f"{weight.name}_scale"])
-        unit = 8 if kind == TensorProto.INT4 else 1
-        dense = unit * numpy_helper.to_array(stored).astype(np.float32) * scale.reshape(-1, *[1] * (weight.value.ndim - 1))
+        unit, zero = 8 if kind == TensorProto.INT4 else 1, 128 if shifted else 0
+        dense = unit * (numpy_helper.to_array(stored).astype(np.float32) - zero) * scale.reshape(-1, *[1] * (weight.value.ndim - 1))
         np.testing.assert_allclose(dense, weight.value.numpy(), rtol=1e-5, atol=1e-7)
 
 

@@ -92,6 +92,7 @@ def check(
     kernels: dict[str, int],
     integer_kernels: int,
     executed_by: str,
+    remedy: str = "please report this",
 ) -> Exported:
     """Compare a written file, and what a runtime made of it, with what was promised.
 
@@ -104,6 +105,7 @@ def check(
         kernels: what was executed, counted by name.
         integer_kernels: how many of them read integers.
         executed_by: the runtime and its version, for messages.
+        remedy: what to do where the outputs differ.
 
     Raises:
         LaconicError: integers are missing in the file, none was executed, or the outputs differ.
@@ -124,7 +126,7 @@ def check(
         tolerance = max(tolerance, 2 * unrest(program, example))
     if difference > tolerance:
         raise LaconicError(
-            f"{path.name}: outputs differ from the program's by {difference:.2g} of their size; more than {tolerance}; please report this"
+            f"{path.name}: outputs differ from the program's by {difference:.2g} of their size; more than {tolerance:.2g}; {remedy}"
         )
     return exported
 

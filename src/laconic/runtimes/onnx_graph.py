@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 _UNIT = 8  # of codes of 4 bits among those of 7
 _UNIT_NAME = "unit_of_narrow_codes"
+_EXACT_IN_16_BITS = 64  # 2 * 64 * 255 is below 2^15
 
 
 def fuse_padding(graph: "onnx.GraphProto") -> None:
@@ -114,6 +115,35 @@ def store_in_4_bits(graph: "onnx.GraphProto") -> None:
         graph.initializer.append(numpy_helper.from_array(np.array(_UNIT, np.int32), _UNIT_NAME))
 
 
+def shift_weights(graph: "onnx.GraphProto") -> None:
+    """Write the codes of weights that meet 8-bit activations without a sign, from 0 to 255 around 128, where they might saturate.
+
+    Processors without an 8-bit dot product add two products of an unsigned and a signed code in 16 bits, which overflow from weights
+    of 64 on; of two unsigned ones they add in 32. What the network computes is the same.
+    """
+    from onnx import numpy_helper
+
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    dequantized = {node.output[0]: node for node in graph.node if node.op_type == "DequantizeLinear"}
+    products = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul") and node.input[0] in dequantized]
+    read = {dequantized[node.input[1]].input[0] for node in products if node.input[1] in dequantized}
+    for name in sorted(read & tensors.keys()):
+        codes = numpy_helper.to_array(tensors[name])
+        if codes.dtype != np.int8 or np.abs(codes.astype(np.int16)).max(initial=0) <= _EXACT_IN_16_BITS:
+            continue
+        tensors[name].CopyFrom(numpy_helper.from_array(_without_sign(codes), name))
+        for place, node in enumerate(node for node in dequantized.values() if node.input[0] == name):
+            signed = numpy_helper.to_array(tensors[node.input[2]])
+            zero_point = numpy_helper.from_array(_without_sign(signed), f"{name}_zero_{place}")
+            graph.initializer.append(zero_point)
+            node.input[2] = zero_point.name
+    drop_unread(graph)
+
+
+def _without_sign(codes: NDArray[Any]) -> NDArray[np.uint8]:
+    return (codes.astype(np.int16) + 128).astype(np.uint8)
+
+
 def codes_of(graph: "onnx.GraphProto") -> list[str]:
     """Return the names of the tensors that are stored as whole-number codes of a grid, as they are or widened."""
     stored = {tensor.name: tensor.name for tensor in graph.initializer}
@@ -194,6 +224,7 @@ def count(path: Path) -> Counts:
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     grids = {name for node in model.graph.node if node.op_type in ("QuantizeLinear", "DequantizeLinear") for name in node.input[1:]}
     codes = set(codes_of(model.graph))
+    tensors |= _counted_from_zero(model.graph, {name: tensors[name] for name in codes & tensors.keys()}, tensors)
     held = [array for name, array in tensors.items() if array.ndim and name not in grids and (name in codes or array.dtype == np.float32)]
     inferred = shape_inference.infer_shapes(model, data_prop=True).graph
     shapes = {
@@ -203,6 +234,21 @@ def count(path: Path) -> Counts:
     shapes |= {name: list(array.shape) for name, array in tensors.items()}
     macs = sum(_macs(node, shapes) for node in model.graph.node)
     return Counts(sum(array.size for array in held), sum(int(np.count_nonzero(array)) for array in held), macs)
+
+
+def _counted_from_zero(
+    graph: "onnx.GraphProto", codes: dict[str, NDArray[Any]], tensors: dict[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Return codes less the code that stands for zero, where that is another than 0."""
+    moved = {}
+    for node in graph.node:
+        zero = tensors.get(node.input[2]) if node.op_type == "DequantizeLinear" and len(node.input) > 2 else None
+        if node.input and node.input[0] in codes and zero is not None and zero.ndim <= 1 and np.any(zero):
+            held = codes[node.input[0]]
+            axis = next((attribute.i for attribute in node.attribute if attribute.name == "axis"), 1)
+            along = [-1 if place == axis % held.ndim else 1 for place in range(held.ndim)] if zero.size > 1 else []
+            moved[node.input[0]] = held.astype(np.int32) - zero.astype(np.int32).reshape(along)
+    return moved
 
 
 def _macs(node: "onnx.NodeProto", shapes: dict[str, list[int]]) -> int:

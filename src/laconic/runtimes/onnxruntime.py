@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections import Counter
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,16 @@ from laconic.files import whole_file
 from laconic.runtimes import onnx_profile
 from laconic.runtimes.onnx_blocks import write_in_blocks
 from laconic.runtimes.onnx_export import OPSET, OPSET_OF_NARROW, Exported, check, to_onnx
-from laconic.runtimes.onnx_graph import Counts, count, fits_4_bits, fuse_padding, make_compact, quantize_biases, store_in_4_bits
+from laconic.runtimes.onnx_graph import (
+    Counts,
+    count,
+    fits_4_bits,
+    fuse_padding,
+    make_compact,
+    quantize_biases,
+    shift_weights,
+    store_in_4_bits,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +69,19 @@ def _package() -> Any:
     return onnxruntime
 
 
+@cache
+def saturates() -> bool:
+    """Say whether sums of unsigned times signed 8-bit codes overflow here, as on x86 processors without an 8-bit dot product (VNNI)."""
+    from onnx import TensorProto, helper
+
+    given = [helper.make_tensor_value_info("a", TensorProto.UINT8, [1, 4]), helper.make_tensor_value_info("b", TensorProto.INT8, [4, 1])]
+    wanted = helper.make_tensor_value_info("c", TensorProto.INT32, [1, 1])
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["a", "b"], ["c"])], "probe", given, [wanted])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
+    product = _session(model.SerializeToString(), 1).run(None, {"a": np.full((1, 4), 255, np.uint8), "b": np.full((4, 1), 127, np.int8)})[0]
+    return int(product[0, 0]) != 4 * 255 * 127
+
+
 def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exported:
     """Write `program` to `path` as ONNX and check the file.
 
@@ -82,6 +105,8 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
     fuse_padding(model.graph)
     write_in_blocks(model)
     quantize_biases(model.graph)
+    if saturates():
+        shift_weights(model.graph)
     if narrow:
         store_in_4_bits(model.graph)
     make_compact(model)

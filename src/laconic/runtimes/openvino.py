@@ -19,6 +19,7 @@ from laconic.files import whole_file
 from laconic.runtimes import onnx_profile
 from laconic.runtimes.onnx_export import OPSET_OF_NARROW, Exported, check, to_onnx
 from laconic.runtimes.onnx_graph import Counts, count, fits_4_bits, fuse_padding, make_compact, store_in_4_bits
+from laconic.runtimes.onnxruntime import saturates
 from laconic.runtimes.openvino_graph import clip_before_quantizing, count_examples_by_size, drop_zero_points, store_unsigned_4_bits
 
 if TYPE_CHECKING:
@@ -47,6 +48,11 @@ _SETTINGS = {
     "NUM_STREAMS": 1,
     "ENABLE_CPU_PINNING": False,  # on a shared machine a pinned thread waits for whoever else is on its core
 }
+
+_OVERFLOW = (
+    "this processor has no 8-bit dot product (VNNI), and OpenVINO's sums of 8-bit products overflow on it: "
+    "quantize weights to 7 bits (weight_bits: 7), or take onnxruntime"
+)
 
 
 def version() -> str:
@@ -93,8 +99,8 @@ def export(program: "Program", example: "tuple[Tensor, ...]", path: Path) -> Exp
         one, whole = session(*[array[:1] for array in inputs]), session(*inputs)  # compiled for one alone, and for any batch
         outputs = np.concatenate([one, whole[1:]])
         integer = sum(kernels[f"{kind} {precision}"] for kind in (*_MULTIPLY, "Gather") for precision in _WHOLE_NUMBERS)
-        checked = check(program, example, temporary, lowered, outputs, dict(kernels), integer, f"OpenVINO {version()}")
-        return replace(checked, path=path)
+        executed_by, remedy = f"OpenVINO {version()}", _OVERFLOW if saturates() else "please report this"
+        return replace(check(program, example, temporary, lowered, outputs, dict(kernels), integer, executed_by, remedy), path=path)
 
 
 def load(path: Path, threads: int = 1) -> "Session":
