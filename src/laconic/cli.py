@@ -18,7 +18,9 @@ from laconic.errors import LaconicError
 from laconic.version import __version__
 
 if TYPE_CHECKING:
+    from laconic.job import Origin
     from laconic.receipt import Receipt
+    from laconic.step import Step
 
 app = typer.Typer(
     name="laconic",
@@ -152,18 +154,89 @@ def compress(
         - distill.Response: {epochs: 5}
         - quantize.Static:
     """
+    from laconic.job import Origin
+    from laconic.recipe import read_recipe
+
+    _apply(read_recipe(recipe), Origin(model, data, weights, data_root, seed, against), out, runtime, threads, as_json)
+
+
+@app.command()
+def distill(
+    teacher: Annotated[str, typer.Option("--teacher", help="The network to learn from, written as [bold]--model[/] of compress.")],
+    student: Annotated[
+        str,
+        typer.Option(
+            "--student",
+            help="The network that learns: [bold]zoo:NAME[/], [bold]timm:NAME[/] or [bold]file.py:factory[/]; or the teacher cut down: "
+            "[bold]width:0.5[/] keeps half the filters of every layer, [bold]blocks:0.5[/] drops whole blocks until half of the "
+            "multiply-accumulates are left.",
+        ),
+    ],
+    data: Data,
+    out: Out,
+    teacher_weights: Annotated[Path | None, typer.Option(help="The teacher's weights, as --weights of compress.")] = None,
+    student_weights: Annotated[Path | None, typer.Option(help="What a named student begins with; random ones if left out.")] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="What is learned beside the labels. Of the teacher's answers: divergence, decoupled, correlation, standardized; and of "
+            "values inside it: hint, attention, similarity, review; or of how examples stand to each other: distances, contrast."
+        ),
+    ] = "divergence",
+    epochs: Annotated[int, typer.Option(min=1)] = 30,
+    batch: Annotated[int, typer.Option(min=1)] = 128,
+    learning_rate: Annotated[float, typer.Option(help="At the height of the schedule.")] = 0.1,
+    optimizer: Annotated[str, typer.Option(help="sgd or adamw.")] = "sgd",
+    schedule: Annotated[str, typer.Option(help="cosine, one-cycle or constant.")] = "one-cycle",
+    weight_decay: Annotated[float, typer.Option(help="Pull of weights to zero.")] = 5e-4,
+    temperature: Annotated[float, typer.Option(help="Softens the answers of both.")] = 4.0,
+    alpha: Annotated[float, typer.Option(help="Weight of the teacher's answers; labels have the rest.")] = 0.7,
+    views: Annotated[
+        int | None,
+        typer.Option(min=1, help="Ask the teacher once for so many views of every example, and use the answers again: saves its time."),
+    ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder in which these answers outlive the run.")] = None,
+    runtime: Runtime = "onnxruntime",
+    data_root: DataRoot = None,
+    seed: Seed = 0,
+    threads: Threads = 1,
+    as_json: Json = False,
+) -> None:
+    """Teach a small network what a large one knows, and deliver its file with a receipt that compares both.
+
+    It is a recipe of two steps, which the receipt shows: the student, and distill.Response, distill.Feature or distill.Relation. More
+    steps, more teachers and other settings: write them as a recipe for [bold]laconic compress[/].
+
+    [bold]Example[/]: laconic distill --teacher zoo:resnet56 --teacher-weights resnet56.safetensors --student zoo:resnet20
+    --data cifar10-jpeg --views 10 --out runs/r20
+    """
+    from laconic.distill.plan import METHODS, plan
+    from laconic.errors import unknown
+    from laconic.job import Origin
+    from laconic.recipe import parse
+
+    if method not in METHODS:
+        raise unknown("method", method, METHODS)
+    settings: dict[str, Any] = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "optimizer": optimizer}
+    settings |= {"schedule": schedule, "weight_decay": weight_decay, "temperature": temperature, "alpha": alpha, "views": views}
+    settings |= {"cache": str(cache)} if cache else {}
+    steps = parse(plan(student, student_weights, method, settings))  # type: ignore[arg-type]
+    _apply(steps, Origin(teacher, data, teacher_weights, data_root, seed), out, runtime, threads, as_json)
+
+
+def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threads: int, as_json: bool) -> None:
+    """Apply steps to a network, deliver the file and finish."""
     from laconic.deliver import Delivery, deliver, export_each, fastest, fastest_float
-    from laconic.job import Origin, out_folder, prepare
+    from laconic.job import out_folder, prepare
     from laconic.program import clone
-    from laconic.recipe import apply, check_needs, check_patterns, not_kept, plain, read_recipe
+    from laconic.recipe import apply, check_needs, check_patterns, not_kept, plain
     from laconic.runtimes import candidates
     from laconic.runtimes import runtime as known
     from laconic.store import key
 
-    steps = read_recipe(recipe)
     runtimes = candidates(runtime)
     folder, store = out_folder(out)
-    job = prepare(Origin(model, data, weights, data_root, seed, against), threads, runtime=runtimes[0])
+    job = prepare(origin, threads, runtime=runtimes[0])
     check_needs(steps, job.context)
     check_patterns(job.program, steps)
     for each in runtimes:
@@ -174,7 +247,7 @@ def compress(
             )
     baseline = fastest_float(job, store, _say)
     compressed = apply(clone(job.program), steps, job.context, store, _say)
-    name = f"artifact-{key(job.model_hash, job.data_hash, seed, plain(steps))}"
+    name = f"artifact-{key(job.model_hash, job.data_hash, origin.seed, plain(steps), *(getattr(step, 'depends_on', []) for step in steps))}"
     files = export_each(compressed.program, name, runtimes, job, store, _say)
     receipt = deliver(Delivery(job, baseline, fastest(files, job, store), compressed, plain(steps)), folder, store, _say)
     _finish(receipt, out, as_json)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from laconic.data import Split, Splits
 from laconic.errors import LaconicError
 from laconic.program import Program
-from laconic.train import AfterBatch, Fitted, Loss, Training, cross_entropy, fit, usual_score
+from laconic.train import AfterBatch, AfterEpoch, Batches, Fitted, Loss, Training, cross_entropy, fit, usual_score
 
 Score: TypeAlias = Callable[[nn.Module, Split], float]
 """How good a network is on a split; higher is better. For classifiers: the share of right answers; of sequences, nats of log-likelihood."""
@@ -79,13 +79,17 @@ class Context:
 
     def fit(
         self,
-        program: Program,
+        program: nn.Module,
         training: Training,
         loss: Loss = cross_entropy,
         progress: str = "training",
         after_batch: AfterBatch | None = None,
+        after_epoch: AfterEpoch | None = None,
+        batches: Batches | None = None,
     ) -> Fitted:
-        """Train `program` in place on the training split, resuming a checkpoint of the same training where there is one; see `train.fit`.
+        """Train a program, or a module around it, in place on the training split; see `train.fit`.
+
+        A checkpoint of the same training is gone on with where there is one.
 
         Raises:
             LaconicError: there is no training data.
@@ -106,6 +110,8 @@ class Context:
             device=self.device,
             folder=self.folder,
             after_batch=after_batch,
+            after_epoch=after_epoch,
+            batches=batches,
             progress=progress,
         )
 

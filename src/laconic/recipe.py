@@ -117,7 +117,7 @@ def apply(
     context = replace(context, teacher=context.teacher or clone(program))
     name, journal = _start(program, context) if store else "", list[JournalEntry]()
     for step in steps:
-        name = key(name, step_name(step), settings(step))
+        name = key(name, step_name(step), settings(step), *getattr(step, "depends_on", []))
         if say:
             say(f"{step_name(step)}")
         program, entry = _finished(name, step, program, context, store)

@@ -26,9 +26,18 @@ class CropFlip:
             batch: float, `(n, channels, height, width)`, normalised (so that zero is the mean colour).
             generator: the only source of randomness; may live on another device than the batch.
         """
+        return self.apply(batch, self.draw(len(batch), generator))
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw what becomes of `count` images: rows and columns to shift by, and whether each is mirrored, (count, 3) whole numbers."""
+        shifts = self._draw((2, count), 2 * self.padding + 1, generator)
+        return torch.cat([shifts, self._draw((1, count), 1 + self.flip, generator)]).T
+
+    def apply(self, batch: Tensor, drawn: Tensor) -> Tensor:
+        """Return a changed copy of `batch`, each image by its row of `drawn`."""
         count, channels, height, width = batch.shape
-        top, left = self._draw((2, count), 2 * self.padding + 1, generator).to(batch.device)
-        mirrored = self._draw((count, 1), 1 + self.flip, generator).to(batch.device).bool()
+        top, left, mirrored = drawn.to(batch.device).T
+        mirrored = mirrored[:, None].bool()
         rows = top[:, None] + torch.arange(height, device=batch.device)  # (n, height), in the padded image
         columns = torch.arange(width, device=batch.device).expand(count, -1)
         columns = left[:, None] + torch.where(mirrored, columns.flip(1), columns)  # (n, width)

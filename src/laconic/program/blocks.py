@@ -66,17 +66,17 @@ def pieces(program: Program) -> list[tuple[fx.Node, fx.Node]]:
     comes behind the last node of the trunk, as where a network has several outputs, is in no piece.
     """
     readers = {node for weight in weights(program) for node in weight.readers}
-    trunk, found = _trunk(program), list[tuple[fx.Node, fx.Node]]()
-    if not trunk:
+    places, found = trunk(program), list[tuple[fx.Node, fx.Node]]()
+    if not places:
         return []
-    start, passed = trunk[0], list[fx.Node]()
-    for before, after in pairwise(trunk):
+    start, passed = places[0], list[fx.Node]()
+    for before, after in pairwise(places):
         part = _between(program, before, after)
         if readers.intersection(passed) and readers.intersection(part):
             found.append((start, before))
             start, passed = before, []
         passed += part
-    return [*found, (start, trunk[-1])] if passed else found
+    return [*found, (start, places[-1])] if passed else found
 
 
 def _stretches(program: Program, readers: dict[fx.Node, str]) -> Iterator[Block]:
@@ -106,7 +106,7 @@ def _block(program: Program, start: fx.Node, end: fx.Node, readers: dict[fx.Node
     return Block(own[0].rpartition(".")[0] if own else "", start.name, end.name, own)
 
 
-def _trunk(program: Program) -> list[fx.Node]:
+def trunk(program: Program) -> list[fx.Node]:
     """Return the nodes after which no other activation is needed any more."""
     activations, last_use = _activations(program), dict[fx.Node, int]()
     for position, node in enumerate(program.graph.nodes):

@@ -1,5 +1,6 @@
 """The one training loop: distillation is a loss, quantization-aware training a parametrized model, gradual pruning a callback."""
 
+from laconic.train.batches import Batches, Drawn
 from laconic.train.imitation import response_loss
 from laconic.train.loop import fit
 from laconic.train.objective import Loss, Score, cross_entropy, log_likelihood, top1, usual_score
@@ -9,6 +10,8 @@ from laconic.train.state import AfterBatch, AfterEpoch, describe
 __all__ = [
     "AfterBatch",
     "AfterEpoch",
+    "Batches",
+    "Drawn",
     "Epoch",
     "Fitted",
     "Loss",

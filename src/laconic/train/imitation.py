@@ -39,11 +39,12 @@ def response_loss(teacher: nn.Module, temperature: float, alpha: float) -> Loss:
         logits = model(inputs).float()
         return alpha * softened_divergence(logits, target, temperature) + (1 - alpha) * F.cross_entropy(logits.movedim(-1, 1), labels)
 
-    loss.__dict__["teacher"] = _fingerprint(teacher)  # so that a checkpoint of another teacher's training is not gone on with
+    loss.__dict__["teacher"] = fingerprint(teacher)  # so that a checkpoint of another teacher's training is not gone on with
     return loss
 
 
-def _fingerprint(network: nn.Module) -> str:
+def fingerprint(network: nn.Module) -> str:
+    """Return a checksum of all tensors of a network with their names."""
     digest = hashlib.sha256()
     for name, tensor in network.state_dict().items():
         digest.update(name.encode() + tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())

@@ -14,6 +14,7 @@ from torch import nn
 from laconic.data.dataset import Augment, Split
 from laconic.errors import LaconicError
 from laconic.train import checkpoint, ema, layout, randomness, state
+from laconic.train.batches import Batches, Drawn
 from laconic.train.objective import Loss, Score, cross_entropy, usual_score
 from laconic.train.progress import bar
 from laconic.train.schedule import factor
@@ -37,6 +38,7 @@ def fit(
     folder: Path | None = None,
     after_batch: AfterBatch | None = None,
     after_epoch: AfterEpoch | None = None,
+    batches: Batches | None = None,
     progress: str | None = None,
 ) -> Fitted:
     """Train `model` in place; it ends in eval mode, without gradients, on the device that it came from.
@@ -61,6 +63,8 @@ def fit(
             and so it is where it returns an empty dict: it has changed the network itself, by a mask, say.
         after_epoch: called with the epoch that is over, before its checkpoint. State that it or `after_batch` keeps belongs in
             buffers of the model, so that it is in the checkpoint.
+        batches: what gives the batches, in place of `train` and `augment`; of `train` are then the indices, and what tells this training
+            from others.
         progress: label of a progress bar on stderr, shown where that is a terminal.
 
     Returns:
@@ -71,7 +75,9 @@ def fit(
     """
     device = torch.device(device)
     score = score or partial(usual_score, device=device)
-    work = Work(model, train, training, loss, validation, score, augment, seed, device, after_batch, after_epoch)
+    work = Work(
+        model, train, training, loss, validation, score, augment, seed, device, after_batch, after_epoch, batches or Drawn(train, augment)
+    )
     path = None if folder is None else folder / state.name(work)
     home = next(model.parameters()).device
     model.to(device)
@@ -116,13 +122,11 @@ def _epoch(work: Work, run: Run, path: Path | None, show: Callable[[int, str], N
 
 def _batch(work: Work, run: Run, indices: NDArray[np.int64]) -> None:
     """Take one step on the examples at `indices`."""
-    inputs, labels = work.train.batch(indices)
-    if work.augment:
-        inputs = work.augment(inputs, run.random[0])
-    if work.channels_last:
-        inputs = layout.channels_last(inputs)
     with torch.autocast(work.device.type, torch.bfloat16, enabled=work.bfloat16):
-        loss = work.loss(work.model, inputs.to(work.device), labels.to(work.device))
+        inputs, *targets = work.batches(indices, run.done // len(work.starts), run.random[0])
+        if work.channels_last:
+            inputs = layout.channels_last(inputs)
+        loss = work.loss(work.model, inputs.to(work.device), *(target.to(work.device) for target in targets))
     run.rate = work.training.learning_rate * factor(work.training.schedule, (run.done + 0.5) / work.total, work.training.warmup)
     run.loss += _finite(loss.item(), work, run)
     loss.backward()

@@ -10,8 +10,10 @@ from torch.nn import functional as F
 from laconic.data.dataset import Split
 from laconic.errors import LaconicError
 
-Loss: TypeAlias = Callable[[nn.Module, Tensor, Tensor], Tensor]
+Loss: TypeAlias = Callable[..., Tensor]
 """Maps (model, inputs, labels) to a scalar. It calls the model itself, and so may call a teacher too.
+
+Where batches hold more than inputs and labels, it is given that behind them.
 
 It runs under autocast: outputs may be bfloat16, so take them `.float()` before a softmax or a difference.
 """

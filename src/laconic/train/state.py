@@ -16,6 +16,7 @@ from laconic.errors import LaconicError
 from laconic.program.cut import KeptChannels, Slice, cut, shortened, slices
 from laconic.program.program import Program
 from laconic.train import checkpoint, layout
+from laconic.train.batches import Batches, Drawn
 from laconic.train.checkpoint import Checkpoint, Cut
 from laconic.train.objective import Loss, Score
 from laconic.train.optimizer import flatten, optimizer, restore, scales, trained
@@ -45,6 +46,7 @@ class Work:
     device: torch.device
     after_batch: AfterBatch | None
     after_epoch: AfterEpoch | None
+    batches: Batches
 
     def __post_init__(self) -> None:
         trained(self.model)
@@ -178,7 +180,8 @@ def _follow(run: Run, name: str, parameter: nn.Parameter, kept: Sequence[Slice])
 
 def name(work: Work) -> str:
     """Return the file name of this work's checkpoint, which no other work has."""
-    callables = [work.loss, work.score, work.augment, work.after_batch, work.after_epoch]
+    callables: list[Any] = [work.loss, work.score, work.augment, work.after_batch, work.after_epoch]
+    callables += [] if isinstance(work.batches, Drawn) else [work.batches]
     settings = [asdict(work.training), work.seed, *map(describe, callables)]
     return f"training-{checkpoint.key(work.model, [work.train, work.validation], settings)}.safetensors"
 
