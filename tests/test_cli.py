@@ -228,7 +228,55 @@ def test_schema_is_json_and_names_every_step(capfd):
     assert all(name in printed for name in step_classes())
 
 
-@pytest.mark.parametrize("command", ["", "shrink", "compress", "train", "measure", "export", "groups", "verify", "report", "schema"])
+STUDENT = """
+from torch import nn
+
+def student():
+    return nn.Sequential(nn.Linear(4, 12), nn.ReLU(), nn.Linear(12, 3))
+
+def of_two_classes():
+    return nn.Linear(4, 2)
+"""
+
+
+@pytest.mark.parametrize("student", ["file", "width:0.5"])
+@pytest.mark.parametrize("method", ["divergence", "contrast"])
+def test_distill_delivers_a_student_beside_its_teacher(student, method, mine, tmp_path, capfd):
+    (tmp_path / "small.py").write_text(STUDENT)
+    student = f"{tmp_path}/small.py:student" if student == "file" else student
+    learning = ["--epochs", "5", "--batch", "32", "--learning-rate", "0.02", "--views", "2", "--method", method]
+    words = ["--teacher", f"{mine}:model", "--student", student, "--data", f"{mine}:data", *learning, "--out", tmp_path / "out"]
+    assert run("distill", *words, "--json") == 0
+    receipt = json.loads(capfd.readouterr().out)
+    assert receipt["ratios"]["smaller"] > 2
+    assert receipt["after"]["accuracy"] > 0.9
+    assert [step.partition(".")[0] for entry in receipt["recipe"] for step in entry] == (
+        ["distill", "distill"] if "small" in student else ["prune", "distill"]
+    )
+    assert run("report", tmp_path / "out") == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--student", "width:2"], "a share between 0 and 1"),
+        (["--student", "width:0.5", "--student-weights", "a.safetensors"], "leave --student-weights out"),
+        (["--student", "zoo:resnet21"], "did you mean 'resnet20'"),
+        (["--student", "two"], "answers with 3 classes, the student"),
+        (["--student", "zoo:lenet5", "--method", "hints"], "did you mean 'hint'"),
+        (["--student", "two", "--temperature", "0"], "temperature: Input should be greater than 0"),
+    ],
+)
+def test_a_student_that_cannot_be_taught_is_refused_before_any_training(words, message, mine, tmp_path, capfd):
+    (tmp_path / "small.py").write_text(STUDENT)
+    words = [f"{tmp_path}/small.py:of_two_classes" if word == "two" else word for word in words]
+    assert run("distill", "--teacher", f"{mine}:model", "--data", f"{mine}:data", "--out", tmp_path / "out", *words) == 2
+    assert message in " ".join(capfd.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    "command", ["", "shrink", "compress", "distill", "train", "measure", "export", "groups", "verify", "report", "schema"]
+)
 def test_help_of_every_command_says_what_it_does(command, capfd):
     assert run(*command.split(), "--help") == 0
     printed = capfd.readouterr().out

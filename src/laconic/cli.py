@@ -39,7 +39,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn, "
-        "char_transformer, stories260k, minilm), [bold]timm:NAME[/], "
+        "char_transformer, stories260k, minilm, speech), [bold]timm:NAME[/], "
         "your own [bold]file.py:factory[/] or [bold]package.module:factory[/] (called without arguments, "
         "returns a torch.nn.Module), or a saved [bold]program.safetensors[/].",
     ),
@@ -50,7 +50,7 @@ Data = Annotated[
     typer.Option(
         "--data",
         help="The data: [bold]digits[/] (built in), [bold]mnist[/], [bold]cifar10[/], [bold]cifar10-jpeg[/], [bold]imagenet-dev[/], "
-        "[bold]tinyshakespeare[/], [bold]stories260k[/], [bold]sst2[/], "
+        "[bold]tinyshakespeare[/], [bold]stories260k[/], [bold]sst2[/], [bold]fsdd[/], "
         "[bold]images:FOLDER[/], a [bold].npz[/] file, or your own [bold]file.py:function[/] returning a laconic.Dataset. "
         "Options follow as a query: imagenet-dev?size=192.",
     ),

@@ -8,6 +8,7 @@ from laconic.data.cifar10 import cifar10, cifar10_jpeg
 from laconic.data.dataset import Dataset
 from laconic.data.digits import digits
 from laconic.data.folder import images
+from laconic.data.fsdd import fsdd
 from laconic.data.imagenet_dev import imagenet_dev
 from laconic.data.mnist import mnist
 from laconic.data.npz import npz
@@ -23,6 +24,7 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "mnist": mnist,
     "cifar10": cifar10,
     "cifar10-jpeg": cifar10_jpeg,
+    "fsdd": fsdd,
     "imagenet-dev": imagenet_dev,
     "sst2": sst2,
     "stories260k": stories260k,

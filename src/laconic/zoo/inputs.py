@@ -18,6 +18,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "recursive": (1, 28, 28),
     "resnet20": (3, 32, 32),
     "resnet56": (3, 32, 32),
+    "speech": (40, 98),
     "stories260k": (128,),
 }
 """One example of each built-in network, without the batch; of one that takes a single axis, token ids."""

@@ -16,6 +16,7 @@ from laconic.zoo.minilm import minilm
 from laconic.zoo.mobilenet import mobilenet_v2
 from laconic.zoo.recursive import recursive
 from laconic.zoo.resnet import resnet20, resnet56, shortcut_of
+from laconic.zoo.speech import speech
 from laconic.zoo.weights import load_weights, read_weights
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -28,6 +29,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "recursive": recursive,
     "resnet20": resnet20,
     "resnet56": resnet56,
+    "speech": speech,
     "stories260k": stories260k,
 }
 """The built-in networks: functions that build one, with its options by keyword."""
