@@ -39,7 +39,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         help="The network: [bold]zoo:NAME[/] (lenet300, lenet5, resnet20, resnet56, mobilenet_v2, digits_cnn, "
-        "char_transformer, stories260k, minilm, speech), [bold]timm:NAME[/], "
+        "char_transformer, stories260k, minilm, minilm_classifier, sentence_cnn, speech), [bold]timm:NAME[/], "
         "your own [bold]file.py:factory[/] or [bold]package.module:factory[/] (called without arguments, "
         "returns a torch.nn.Module), or a saved [bold]program.safetensors[/].",
     ),

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import torch
 
 from laconic import data
 from laconic.errors import LaconicError
@@ -44,3 +45,23 @@ def test_other_lines_are_refused_with_their_number(root, line):
     (root / "sst2" / "dev.tsv").write_text(f"film\t0\n{line}\n")
     with pytest.raises(LaconicError, match=r"dev.tsv line 2 is not a sentence, a tab and 0 or 1"):
         data.load("sst2", root)
+
+
+def test_hidden_words_are_drawn_anew_and_what_is_no_word_stays(root):
+    (root / "sst2" / "vocab.txt").write_text("\n".join([*PIECES, "[MASK]"]))
+    found = data.load("sst2?length=6&masked=0.5", root)
+    tokens = torch.tensor([[2, 4, 6, 5, 3, 0]]).repeat(2000, 1)
+    hidden = found.augment(tokens, torch.Generator().manual_seed(0))
+    assert hidden[:, 0].eq(2).all()
+    assert hidden[:, 4:].eq(torch.tensor([3, 0])).all()
+    assert set(hidden[:, 1].tolist()) == {4, 7}
+    assert hidden[:, 1:4].eq(7).float().mean() == pytest.approx(0.5, abs=0.03)
+    assert torch.equal(tokens[0], torch.tensor([2, 4, 6, 5, 3, 0]))
+    drawn = found.augment.draw(2000, torch.Generator().manual_seed(1))
+    assert torch.equal(found.augment.apply(tokens[5:9], drawn[5:9]), found.augment.apply(tokens, drawn)[5:9])
+    assert data.load("sst2?length=6", root).augment is None
+
+
+def test_words_cannot_be_hidden_without_a_token_that_hides_them(root):
+    with pytest.raises(LaconicError, match=r"vocabulary with the piece \[MASK\]"):
+        data.load("sst2?masked=0.5", root)

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from laconic.data import CropFlip, Split
+from laconic.data import CropFlip, Split, Splits
 from laconic.distill import BornAgain, Exits, Feature, Mutual, Relation, Response, Student
 from laconic.distill.remembered import Remembered
 from laconic.distill.teachers import Answers
@@ -94,7 +94,7 @@ def test_places_are_named_by_their_layers_or_refused_with_what_there_is(slim, pr
     ):
         Feature(layers={"stemm": "down"}, **QUICK)(slim, context)
     with pytest.raises(LaconicError, match=r"attention compares values at the same positions; these differ: stem .* with down"):
-        Feature(layers={"stem": "down"}, **QUICK)(slim, context)
+        Feature(loss="attention", layers={"stem": "down"}, **QUICK)(slim, context)
 
 
 def test_networks_without_a_size_in_common_say_what_there_is(program, make_context):
@@ -109,7 +109,7 @@ def test_networks_without_a_size_in_common_say_what_there_is(program, make_conte
     context = make_context(teacher=program)
     flat = capture(Flat().eval(), context.example())
     with pytest.raises(LaconicError, match=r"matched are first|as many positions as one of the teacher"):
-        Feature(**QUICK)(flat, context)
+        Feature(loss="attention", **QUICK)(flat, context)
 
 
 def test_a_teacher_of_other_classes_or_inputs_is_refused_before_any_training(slim, make_context):
@@ -183,6 +183,39 @@ def test_weights_of_a_student_without_a_name_are_refused(program, make_context, 
     save_file({}, tmp_path / "a.safetensors")
     with pytest.raises(LaconicError, match="name it"):
         Student(weights=tmp_path / "a.safetensors")(program, make_context())
+
+
+def words(width, vocabulary=30):
+    torch.manual_seed(width)
+    table = nn.Embedding(vocabulary, width)
+    network = nn.Sequential(table, nn.Flatten(), nn.Linear(5 * width, 3))
+    return capture(network.eval(), (torch.randint(vocabulary, (2, 5)),))
+
+
+@pytest.fixture
+def sentences(make_context):
+    part = Split(np.random.default_rng(0).integers(0, 30, (40, 5)), np.arange(40) % 3)
+    return make_context(splits=Splits(part, part, part, part))
+
+
+def test_a_students_words_are_the_principal_components_of_the_teachers(sentences, tmp_path, monkeypatch):
+    teacher = words(12)
+    monkeypatch.setattr("laconic.distill.student.zoo.load", lambda *_: nn.Sequential(nn.Embedding(30, 4), nn.Flatten(), nn.Linear(20, 3)))
+    student = Student(model="small", embeddings="teacher")(teacher, sentences)
+    theirs, ours = (each.get_parameter("0.weight").detach().double() for each in (teacher, student))
+    centred = theirs - theirs.mean(0)
+    left, sizes, _ = torch.linalg.svd(centred, full_matrices=False)
+    best = left[:, :4] * sizes[:4]
+    spanned = torch.linalg.lstsq(ours, best).solution
+    torch.testing.assert_close(ours @ spanned, best, rtol=1e-3, atol=1e-3)
+    share = (sizes[:4] ** 2).sum() / (sizes**2).sum()
+    assert f"holds 4 principal components of the teacher's 0.weight, {float(share):.0%} of its variance" in sentences.notes[0]
+
+
+def test_words_of_another_vocabulary_are_refused(sentences, monkeypatch):
+    monkeypatch.setattr("laconic.distill.student.zoo.load", lambda *_: nn.Sequential(nn.Embedding(31, 4), nn.Flatten(), nn.Linear(20, 3)))
+    with pytest.raises(LaconicError, match=r"the teacher's is \(30, 12\), the student's \(31, 4\)"):
+        Student(model="small", embeddings="teacher")(words(12), sentences)
 
 
 # answers that are kept ------------------------------------------------------------------------------

@@ -14,10 +14,12 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "lenet300": (1, 28, 28),
     "lenet5": (1, 28, 28),
     "minilm": (64,),
+    "minilm_classifier": (64,),
     "mobilenet_v2": (3, 224, 224),
     "recursive": (1, 28, 28),
     "resnet20": (3, 32, 32),
     "resnet56": (3, 32, 32),
+    "sentence_cnn": (64,),
     "speech": (40, 98),
     "stories260k": (128,),
 }

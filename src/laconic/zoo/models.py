@@ -16,6 +16,8 @@ from laconic.zoo.minilm import minilm
 from laconic.zoo.mobilenet import mobilenet_v2
 from laconic.zoo.recursive import recursive
 from laconic.zoo.resnet import resnet20, resnet56, shortcut_of
+from laconic.zoo.sentence_cnn import sentence_cnn
+from laconic.zoo.sentiment import minilm_classifier
 from laconic.zoo.speech import speech
 from laconic.zoo.weights import load_weights, read_weights
 
@@ -25,10 +27,12 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "lenet300": lenet300,
     "lenet5": lenet5,
     "minilm": minilm,
+    "minilm_classifier": minilm_classifier,
     "mobilenet_v2": mobilenet_v2,
     "recursive": recursive,
     "resnet20": resnet20,
     "resnet56": resnet56,
+    "sentence_cnn": sentence_cnn,
     "speech": speech,
     "stories260k": stories260k,
 }
