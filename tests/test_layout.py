@@ -5,9 +5,11 @@ import torch
 from torch import nn
 
 from laconic.data.dataset import Split
-from laconic.program import capture
+from laconic.errors import LaconicError
+from laconic.program import capture, read
+from laconic.program.groups import channel_groups
 from laconic.train import Training, fit
-from laconic.train.layout import suits
+from laconic.train.layout import suits, unsafe
 
 
 class Flattened(nn.Module):
@@ -56,3 +58,35 @@ def test_default_trains_what_refuses_the_layout(network):
     torch.manual_seed(0)
     fitted = fit(network(), pictures(), Training(epochs=1, batch=8))
     assert fitted.epochs == 1
+
+
+def pointwise(channels):
+    return nn.Sequential(
+        nn.Conv2d(3, channels, 3), nn.Conv2d(channels, 8, 1, stride=2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 2)
+    )
+
+
+@pytest.mark.parametrize(("capability", "channels", "expected"), [("AVX2", 6, False), ("AVX2", 16, True), ("AVX512", 6, True)])
+def test_kernels_that_break_memory_on_a_processor_are_not_trained_in_it_there(capability, channels, expected, monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    model = pointwise(channels)
+    assert suits(model, pictures(), torch.device("cpu")) is expected
+    assert unsafe(model, torch.device("cpu")) == (None if expected else "1.weight")
+    if not expected:
+        with pytest.raises(LaconicError, match=r"would write beyond their memory in training 1.weight"):
+            fit(model, pictures(), Training(epochs=1, channels_last=True))
+        fit(model, pictures(), Training(epochs=1))
+
+
+def test_a_network_that_is_cut_to_such_kernels_goes_on_without_it(monkeypatch):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    program, seen = capture(pointwise(16).eval(), (torch.randn(2, 3, 8, 8),)), []
+    [group] = [group.name for group in channel_groups(program) if group.channels == 16]
+
+    def cut_once(done, total):
+        seen.append(read(program, "1.weight").is_contiguous())
+        return {group: range(6)} if done == 2 else None
+
+    fit(program, pictures(), Training(epochs=4, batch=8, channels_last=True), after_batch=cut_once)
+    assert read(program, "1.weight").shape == (8, 6, 1, 1)
+    assert all(seen[2:])

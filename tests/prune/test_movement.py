@@ -32,7 +32,7 @@ def test_a_descent_step_grows_the_weights_of_positive_scores_and_shrinks_the_oth
 
 
 def test_every_layer_ends_at_its_share_under_a_plain_mask_and_the_network_is_good(program, context):
-    done = apply(program, [Magnitude(sparsity=0.3), Movement(sparsity=0.6, **QUICK)], context)
+    done = apply(program, [Magnitude(sparsity=0.3), Movement(sparsity=0.6, **QUICK | {"epochs": 4})], context)
     for weight in weights(done.program):
         first, second = representations(done.program, weight.name)
         assert type(second) is Mask

@@ -97,7 +97,7 @@ def key(model: nn.Module, splits: list[Split | None], settings: Any) -> str:
 
     Inputs go in by their shape only, for there may be many of them.
     """
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True, default=str).encode())
     for split in splits:
         digest.update(b"none" if split is None else f"{split.inputs.shape} {split.mean} {split.std}".encode() + split.labels.tobytes())
     for name, tensor in tensors(model).items():

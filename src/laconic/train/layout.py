@@ -7,6 +7,7 @@ from laconic.data.dataset import Split
 from laconic.train import checkpoint
 
 _EXAMPLES = 2
+_VECTOR = 8  # numbers of float32 in 256 bits
 
 
 def suits(model: nn.Module, split: Split, device: torch.device) -> bool:
@@ -15,7 +16,7 @@ def suits(model: nn.Module, split: Split, device: torch.device) -> bool:
     A captured graph may hold views that demand the layout that it was captured in; the first examples of `split` tell.
     """
     inputs, _ = split.batch(slice(0, _EXAMPLES))
-    if inputs.ndim != 4 or all(tensor.ndim != 4 for tensor in checkpoint.tensors(model).values()):
+    if inputs.ndim != 4 or all(tensor.ndim != 4 for tensor in checkpoint.tensors(model).values()) or unsafe(model, device):
         return False
     was_training = model.training
     model.eval()
@@ -29,6 +30,19 @@ def suits(model: nn.Module, split: Split, device: torch.device) -> bool:
         lay_out(model, torch.contiguous_format)
         model.train(was_training)
     return True
+
+
+def unsafe(model: nn.Module, device: torch.device) -> str | None:
+    """Name a kernel that must not be trained with channels last on this processor, if there is one.
+
+    On x86 without AVX-512, torch 2.13 writes beyond its memory in the gradient of 1 x 1 kernels with a stride that read fewer channels than
+    a vector holds (seen: 3, 4 and 6 channels, "corrupted double-linked list"). Strides are not known here, and the border is not
+    documented: every such kernel whose channels do not fill vectors of 8 is left alone.
+    """
+    if device.type != "cpu" or torch.backends.cpu.get_cpu_capability() not in ("AVX2", "DEFAULT"):
+        return None
+    kernels = ((name, tensor.shape) for name, tensor in checkpoint.tensors(model).items() if tensor.ndim == 4)
+    return next((name for name, shape in kernels if tuple(shape[2:]) == (1, 1) and shape[1] % _VECTOR), None)
 
 
 def channels_last(inputs: torch.Tensor) -> torch.Tensor:

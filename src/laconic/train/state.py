@@ -76,6 +76,11 @@ class Work:
     def channels_last(self) -> bool:
         """Whether images and kernels lie so in memory."""
         choice = self.training.channels_last
+        if choice is True and (kernel := layout.unsafe(self.model, self.device)) is not None:
+            raise LaconicError(
+                f"channels_last: torch's kernels for this processor (AVX2) would write beyond their memory in training {kernel}; "
+                "leave it out"
+            )
         return layout.suits(self.model, self.train, self.device) if choice == "auto" else choice
 
 
@@ -157,6 +162,9 @@ def shorten(work: Work, run: Run, keep: KeptChannels) -> None:
         parameter.requires_grad_(flags[name])  # a representation is made anew
     for name, parameter in trained(work.model).items():
         _follow(run, name, parameter, sliced.get(id(parameter), ()))
+    if work.channels_last and layout.unsafe(work.model, work.device):
+        layout.lay_out(work.model, torch.contiguous_format)
+        vars(work)["channels_last"] = False  # from here on
 
 
 def _is_parameter(work: Work, name: str) -> bool:
