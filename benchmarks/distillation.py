@@ -55,7 +55,7 @@ WORKS = {
         "fsdd",
         "zoo:speech",
         ("--epochs", "60", "--batch", "32", "--optimizer", "adamw", "--learning-rate", "0.005", "--weight-decay", "0.01"),
-        "zoo:speech?width=16",
+        "zoo:speech?width=32",
         {"epochs": 60, "batch": 32, "optimizer": "adamw", "learning_rate": 0.01, "schedule": "one-cycle", "weight_decay": 0.01},
         "divergence",
         {"alpha": 0.7, "temperature": 4.0},
