@@ -95,6 +95,23 @@ def test_what_is_counted_in_the_file_agrees_with_the_program(name, exported):
     assert counted.nonzero_parameters == parameters(program)
 
 
+@pytest.mark.parametrize("layer", [nn.GRU, nn.LSTM, nn.RNN])
+def test_products_of_recurrent_layers_are_counted_by_step(layer, tmp_path):
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.head = layer(5, 7, batch_first=True), nn.Linear(7, 3)
+
+        def forward(self, x):
+            return self.head(self.layer(x)[0].mean(1))
+
+    example = (torch.randn(2, 11, 5),)
+    program = capture(Recurrent().eval(), example)
+    gates = {nn.GRU: 3, nn.LSTM: 4, nn.RNN: 1}[layer]
+    counted = onnxruntime.count(onnxruntime.export(program, example, tmp_path / "file.onnx").path)
+    assert counted.macs == macs(program, example) == 11 * gates * 7 * (5 + 7) + 7 * 3
+
+
 def test_zeros_are_counted_in_the_file(tmp_path):
     program, example = captured("two-inputs")
     for weight in weights(program):

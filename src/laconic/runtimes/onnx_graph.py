@@ -253,6 +253,9 @@ def _counted_from_zero(
 
 def _macs(node: "onnx.NodeProto", shapes: dict[str, list[int]]) -> int:
     """Output entries times the length of the sum behind each."""
+    if node.op_type in ("GRU", "LSTM", "RNN"):  # every step multiplies by both of its weights, in either order of steps and examples
+        inner, recurrent = (shapes.get(name, [0]) for name in node.input[1:3])
+        return int(np.prod(shapes.get(node.input[0], [0])[:2])) * int(np.prod(inner) + np.prod(recurrent))
     if node.op_type not in ("Conv", "Gemm", "MatMul"):
         return 0
     output, weight = shapes.get(node.output[0], [0]), shapes.get(node.input[1], [0])
