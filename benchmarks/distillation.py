@@ -80,7 +80,7 @@ def recipe(name: str, method: str) -> list[dict[str, dict[str, Any]]]:
     work = WORKS[name]
     if method == "plain":
         return [{"distill.Student": {"model": work.student}}, {"tune.FineTune": work.settings}]
-    return plan.plan(work.student, None, method, {**work.settings, **work.taught})  # type: ignore[arg-type]
+    return plan.plan(work.student, None, method, {**work.settings, **work.taught})
 
 
 def folder(name: str, method: str, seed: int) -> Path:

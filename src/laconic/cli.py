@@ -210,17 +210,14 @@ def distill(
     [bold]Example[/]: laconic distill --teacher zoo:resnet56 --teacher-weights resnet56.safetensors --student zoo:resnet20
     --data cifar10-jpeg --views 10 --out runs/r20
     """
-    from laconic.distill.plan import METHODS, plan
-    from laconic.errors import unknown
+    from laconic.distill.plan import plan
     from laconic.job import Origin
     from laconic.recipe import parse
 
-    if method not in METHODS:
-        raise unknown("method", method, METHODS)
     settings: dict[str, Any] = {"epochs": epochs, "batch": batch, "learning_rate": learning_rate, "optimizer": optimizer}
     settings |= {"schedule": schedule, "weight_decay": weight_decay, "temperature": temperature, "alpha": alpha, "views": views}
     settings |= {"cache": str(cache)} if cache else {}
-    steps = parse(plan(student, student_weights, method, settings))  # type: ignore[arg-type]
+    steps = parse(plan(student, student_weights, method, settings))
     _apply(steps, Origin(teacher, data, teacher_weights, data_root, seed), out, runtime, threads, as_json)
 
 
@@ -229,7 +226,7 @@ def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threa
     from laconic.deliver import Delivery, deliver, export_each, fastest, fastest_float
     from laconic.job import out_folder, prepare
     from laconic.program import clone
-    from laconic.recipe import apply, check_needs, check_patterns, not_kept, plain
+    from laconic.recipe import apply, check_needs, check_patterns, not_kept, plain, read_files
     from laconic.runtimes import candidates
     from laconic.runtimes import runtime as known
     from laconic.store import key
@@ -247,7 +244,7 @@ def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threa
             )
     baseline = fastest_float(job, store, _say)
     compressed = apply(clone(job.program), steps, job.context, store, _say)
-    name = f"artifact-{key(job.model_hash, job.data_hash, origin.seed, plain(steps), *(getattr(step, 'depends_on', []) for step in steps))}"
+    name = f"artifact-{key(job.model_hash, job.data_hash, origin.seed, plain(steps), *read_files(steps))}"
     files = export_each(compressed.program, name, runtimes, job, store, _say)
     receipt = deliver(Delivery(job, baseline, fastest(files, job, store), compressed, plain(steps)), folder, store, _say)
     _finish(receipt, out, as_json)

@@ -69,6 +69,11 @@ def plain(steps: Iterable[Step]) -> PlainRecipe:
     return [{step_name(step): settings(step)} for step in steps]
 
 
+def read_files(steps: Iterable[Step]) -> list[str]:
+    """Return the checksums of the files that steps read, such as weights of teachers: they are part of what a result depends on."""
+    return [checksum for step in steps for checksum in getattr(step, "depends_on", [])]
+
+
 def schema() -> dict[str, Any]:
     """Return the JSON Schema of a recipe."""
     steps = []
@@ -117,7 +122,7 @@ def apply(
     context = replace(context, teacher=context.teacher or clone(program))
     name, journal = _start(program, context) if store else "", list[JournalEntry]()
     for step in steps:
-        name = key(name, step_name(step), settings(step), *getattr(step, "depends_on", []))
+        name = key(name, step_name(step), settings(step), *read_files([step]))
         if say:
             say(f"{step_name(step)}")
         program, entry = _finished(name, step, program, context, store)

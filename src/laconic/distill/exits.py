@@ -42,7 +42,7 @@ class Exits(Training):
             answer = program.eval()(*context.example())
         classes = (answer[0] if isinstance(answer, tuple) else answer).shape[-1]
         beside = Heads(places, last, classes, context.seed)
-        loss = ExitLoss(self, program, [*places, last])
+        loss = ExitLoss(self, program, [*places, last], beside)
         fitted = context.fit(Learning(program, beside), self, loss, progress="distilling within")
         context.note(f"{fitted.epochs} epochs with {len(places)} exits, which are gone again: {', '.join(map(str, places))}")
         return program
@@ -78,8 +78,8 @@ class Heads(nn.Module):
 class ExitLoss:
     """The loss of the network's own answer and of every exit."""
 
-    def __init__(self, step: Exits, program: Program, places: Sequence[Tap]) -> None:
-        self._step, self._places = step, places
+    def __init__(self, step: Exits, program: Program, places: Sequence[Tap], heads: Heads) -> None:
+        self._step, self._places, self._heads = step, places, heads
         self._tapped = tapped(program, [tap.node for tap in places])
 
     def __call__(self, model: Learning, inputs: Tensor, labels: Tensor) -> Tensor:
@@ -91,8 +91,7 @@ class ExitLoss:
         answer = answer.float()
         means = [flattened(value.float(), tap.axis).mean(-1) for value, tap in zip(values, self._places, strict=True)]
         lost, step = F.cross_entropy(answer.movedim(-1, 1), labels), self._step
-        heads: Heads = model.beside  # type: ignore[assignment]
-        for head, adapt, mean in zip(heads.answers, heads.adapters, means, strict=False):
+        for head, adapt, mean in zip(self._heads.answers, self._heads.adapters, means, strict=False):
             exit_answer = head(mean).float()
             apart = softened_divergence(exit_answer, answer.detach(), step.temperature)
             lost = lost + (1 - step.alpha) * F.cross_entropy(exit_answer, labels) + step.alpha * apart

@@ -37,6 +37,8 @@ class Student:
         if not self.model:
             if self.weights is not None:
                 raise LaconicError("distill.Student: weights are those of a named model; name it")
+            if self.embeddings == "teacher":
+                raise LaconicError("distill.Student: embeddings of the teacher are for a named model; name it")
             context.note("the same architecture, from random weights")
             return randomized(program, context.generator())
         with torch.random.fork_rng(devices=[]):
