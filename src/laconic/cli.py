@@ -295,9 +295,11 @@ def train(
     write_bytes(out, serialize(dense_state(program)))
     _remove(folder)
     score = job.context.score(program, job.splits.validation)
-    what, value = ("perplexity", math.exp(-score)) if job.splits.validation.sequences else ("accuracy", score)
-    result = {"weights": str(out), f"validation_{what}": value, "model_sha256": fingerprint(program)}
-    words = f"{value:.2%}" if what == "accuracy" else f"perplexity {value:.3f}"
+    held = job.splits.validation
+    what, value = ("perplexity", math.exp(-score)) if held.sequences else ("accuracy", score)
+    name = "mean_iou" if held.maps else "average_precision" if held.boxes else what
+    result = {"weights": str(out), f"validation_{name}": value, "model_sha256": fingerprint(program)}
+    words = f"perplexity {value:.3f}" if what == "perplexity" else f"{'' if name == what else name.replace('_', ' ') + ' '}{value:.2%}"
     _print(result, f"{out}: {words} on the validation split", as_json)
 
 

@@ -19,7 +19,7 @@ from laconic.errors import LaconicError
 from laconic.files import sha256, whole_file
 from laconic.fresh import File
 from laconic.job import Job, Origin, described, environment, portable, prepare
-from laconic.measure import Accuracy, Interval, macs, macs_per_node, median_interval, ratio_interval
+from laconic.measure import RARE, Accuracy, Interval, macs, macs_per_node, median_interval, rare, ratio_interval
 from laconic.pack.network import NAMED, read_program, write_named
 from laconic.program import Program, packed, save, weights
 from laconic.program.lower import unsupported
@@ -127,13 +127,7 @@ def score(file: File, split: Split, purpose: str, job: Job, store: Store) -> dic
 def _plain(accuracy: Accuracy) -> dict[str, Any]:
     per_class = {str(number): share for number, share in accuracy.per_class.items()}
     shares = {"top1": accuracy.top1, "top5": accuracy.top5, "per_class": per_class, "examples": accuracy.examples}
-    return {**shares, **_rare(accuracy)}
-
-
-def _rare(accuracy: Accuracy) -> dict[str, float]:
-    """Return what only some networks have."""
-    found = {"perplexity": accuracy.perplexity, "lowest_cosine": accuracy.lowest_cosine}
-    return {name: value for name, value in found.items() if value is not None}
+    return {**shares, **rare(accuracy)}
 
 
 def timed(before: File, after: File, job: Job, store: Store, batch: int = 1, seconds: float = _SECONDS) -> dict[str, Any]:
@@ -207,8 +201,7 @@ def _measurement(side: Exported, name: str, single: dict[str, Any], batched: dic
         latency_seconds=latency,
         throughput_batch=THROUGHPUT_BATCH,
         throughput_per_second=THROUGHPUT_BATCH / batched[name]["median"],
-        perplexity=scored.get("perplexity"),
-        lowest_cosine=scored.get("lowest_cosine"),
+        **{each: scored[each] for each in RARE if each in scored},
         **_resources(side.file, job, store),
     )
 
@@ -356,7 +349,7 @@ def _alone(files: Sequence[File], splits: Splits, threads: int) -> dict[str, Any
         **asdict(runtime(file.runtime).count(file.path)),
         "accuracy": scored.top1,
         "accuracy_top5": scored.top5,
-        **_rare(scored),
+        **rare(scored),
         "examples": scored.examples,
         "latency_seconds": asdict(median_interval(single)),
         "throughput_batch": THROUGHPUT_BATCH,

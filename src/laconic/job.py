@@ -18,10 +18,12 @@ from laconic.contract import fingerprint
 from laconic.data import Dataset, Splits
 from laconic.errors import LaconicError
 from laconic.measure import NO_METER, meter
+from laconic.measure.accuracy import check_maps
 from laconic.pack.network import read_program
 from laconic.program import Program, capture, load, only_in_training
 from laconic.race import profile, race
 from laconic.store import Store, writable
+from laconic.train import classes_last
 from laconic.version import __version__
 
 _DATA, _PACKAGES = "$LACONIC_DATA", "$PACKAGES"  # what paths on a receipt begin with
@@ -149,14 +151,16 @@ def check_outputs(program: Program, context: Context, labelled: bool = True) -> 
         raise LaconicError(f"the network does not run: {error}. The data gives {_in_words(example[0])}") from error
     logits = output[0] if isinstance(output, tuple) else output
     labels = context.splits.calibration.labels
+    if labelled and labels.ndim > 2:
+        check_maps(tuple(logits.shape), labels[:2])
     rows = (2, *labels.shape[1:])
-    if labelled and logits.shape[:-1] != rows:
+    if labelled and labels.ndim <= 2 and logits.shape[:-1] != rows:
         per = "position" if len(rows) > 1 else "example"
         raise LaconicError(f"the network must return one row of class scores per {per}; 2 examples gave shape {tuple(logits.shape)}")
     if not torch.isfinite(logits).all():
         raise LaconicError("the network returns NaN or infinite scores on the data; check the weights and how inputs are normalised")
     if labelled:
-        data.check_labels(context.splits, logits.shape[-1])
+        data.check_labels(context.splits, classes_last(logits).shape[-1] - (4 if context.splits.calibration.boxes else 0))
 
 
 def vocabulary(program: Program) -> int | None:

@@ -1,8 +1,8 @@
 """The receipt: what was measured of the network before and after, where, and from what.
 
 Accuracies are shares in [0, 1], of language models those of the next tokens, of networks that are scored against their own float outputs
-the mean cosine with these; drops are percentage points, times are
-seconds, sizes are bytes; a meter that is absent is None.
+the mean cosine with these, of segmentation the mean intersection over union (IoU), of detection the mean average precision (AP); drops
+are percentage points, times are seconds, sizes are bytes; a meter that is absent is None.
 """
 
 from pathlib import Path
@@ -68,7 +68,7 @@ class Measurement:
     parameters: int
     nonzero_parameters: int
     macs: int  # multiply-accumulates of one example
-    accuracy: float  # top-1 on the test split, share in [0, 1]
+    accuracy: float  # top-1 on the test split, share in [0, 1]; or what else networks of this kind are scored by
     accuracy_top5: float | None  # None where there are 5 classes or fewer
     accuracy_per_class: dict[str, float]
     examples: int  # how many test examples were scored
@@ -79,6 +79,8 @@ class Measurement:
     joules: float | None  # per example at batch 1; None: no meter
     perplexity: _Rare = None  # of a language model on the test split
     lowest_cosine: _Rare = None  # of a test example with what the float network gives, where that is what is scored against
+    pixel_accuracy: _Rare = None  # of segmentation: the share of pixels whose class is found; its accuracy is the mean IoU of the classes
+    strict_precision: _Rare = None  # of detection: mean AP over IoU from 0.5 to 0.95; its accuracy is the mean AP at IoU 0.5
     decode_seconds: _Rare = None  # of a .lac file into arrays, compiled where numba is there
     named_bytes: int | None = None  # of named.lac: the same network with its architecture's name in place of its graph
     decode_memory_bytes: _Rare = None  # largest resident set of a fresh process that decodes it, without torch

@@ -17,7 +17,7 @@ from laconic.errors import LaconicError
 from laconic.files import sha256
 from laconic.fresh import File
 from laconic.job import Job, Origin, located, prepare
-from laconic.measure import Accuracy, ratio_interval
+from laconic.measure import RARE, Accuracy, ratio_interval
 from laconic.pack.network import NAMED, read_program, same_weights
 from laconic.receipt import Measurement, Receipt, missed, read_receipt
 from laconic.runtimes import runtime
@@ -27,8 +27,8 @@ _FASTER = 0.25  # relative: another load on the machine, another processor of th
 _MEMORY = 0.25  # relative: allocators and library versions
 _COUNTS = 0.01  # relative: the file's constants are counted with its weights
 _ACCURACY = 0.002  # share: rounding differs between processors
-_PERPLEXITY = 0.005  # relative
-_LOWEST_COSINE = 0.02  # of a single example
+_RARE = {"perplexity": (0.005, True), "lowest_cosine": (0.02, False), "pixel_accuracy": (0.002, False), "strict_precision": (0.005, False)}
+"""Tolerance of what only some networks are scored by, and whether it is a share of the value."""
 _PER_CLASS = 0.05  # share: a class may have few examples
 _MACHINE = 2.0  # relative: absolute times are the machine's too; the ratios are what is claimed
 
@@ -120,8 +120,7 @@ def _side(when: str, claimed: Measurement, file: File, scored: Accuracy, times: 
     worst = max((abs(share - claimed.accuracy_per_class.get(name, 2.0)) for name, share in per_class.items()), default=0.0)
     rate = claimed.throughput_batch / times[1]
     return [
-        *_perplexity(when, claimed.perplexity, scored.perplexity),
-        *_lowest_cosine(when, claimed.lowest_cosine, scored.lowest_cosine),
+        *(check for name in RARE for check in _rare(f"{when}.{name}", getattr(claimed, name), getattr(scored, name), *_RARE[name])),
         _near(f"{when}.file_bytes", claimed.file_bytes, file.path.stat().st_size, _COUNTS if when == "before" else 0.0),
         _near(f"{when}.accuracy", claimed.accuracy, scored.top1, _ACCURACY, relative=False),
         Check(
@@ -161,16 +160,11 @@ def _named(folder: Path, claimed: Measurement) -> list[Check]:
     return [_equal("after.named_bytes", claimed.named_bytes, path.stat().st_size), _equal(f"{NAMED} is the same network", True, same)]
 
 
-def _perplexity(when: str, claimed: float | None, measured: float | None) -> list[Check]:
+def _rare(name: str, claimed: float | None, measured: float | None, tolerance: float, relative: bool) -> list[Check]:
+    """Compare what only some networks are scored by."""
     if claimed is None or measured is None:
-        return [] if claimed is measured else [_equal(f"{when}.perplexity", claimed, measured)]
-    return [_near(f"{when}.perplexity", claimed, measured, _PERPLEXITY)]
-
-
-def _lowest_cosine(when: str, claimed: float | None, measured: float | None) -> list[Check]:
-    if claimed is None or measured is None:
-        return [] if claimed is measured else [_equal(f"{when}.lowest_cosine", claimed, measured)]
-    return [_near(f"{when}.lowest_cosine", claimed, measured, _LOWEST_COSINE, relative=False)]
+        return [] if claimed is measured else [_equal(name, claimed, measured)]
+    return [_near(name, claimed, measured, tolerance, relative)]
 
 
 def _origin(receipt: Receipt, data_root: Path | None) -> Origin:

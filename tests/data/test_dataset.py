@@ -36,9 +36,22 @@ def test_token_ids_may_have_one_label_per_example():
     assert not part.sequences
 
 
-def test_labels_of_more_than_a_position_are_refused():
-    with pytest.raises(LaconicError, match="one per position of it"):
-        Split(np.zeros((2, 3, 3)), np.zeros((2, 3, 3), int))
+def test_the_kind_of_labels_is_told_by_their_shape_and_type():
+    kinds = ("sequences", "maps", "boxes", "vectors")
+    labels = {
+        (): np.zeros(2, int),
+        ("sequences",): np.zeros((2, 3), int),
+        ("maps",): np.zeros((2, 3, 5), np.uint8),
+        ("boxes",): np.zeros((2, 3, 5), np.float32),
+        ("vectors",): np.zeros((2, 3), np.float32),
+    }
+    for expected, each in labels.items():
+        part = Split(np.zeros((2, 3, 3)), each)
+        assert tuple(kind for kind in kinds if getattr(part, kind)) == expected
+        assert part.batch([0, 1])[1].dtype == (torch.float32 if each.dtype.kind == "f" else torch.int64)
+    for wrong in (np.zeros((2, 3, 3, 3), int), np.zeros((2, 3, 4), np.float32), np.zeros(2, np.float32)):
+        with pytest.raises(LaconicError, match="one per position or pixel of it"):
+            Split(np.zeros((2, 3, 3)), wrong)
 
 
 def test_examples_with_a_label_per_position_are_cut_into_disjoint_parts():

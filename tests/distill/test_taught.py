@@ -1,6 +1,7 @@
 """What the steps that learn from a teacher share: who teaches, what is matched, what is kept, what is refused."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch import nn
 from laconic.data import CropFlip, Split, Splits
 from laconic.distill import BornAgain, Exits, Feature, Mutual, Relation, Response, Student
 from laconic.distill.remembered import Remembered
+from laconic.distill.responses import averaged
 from laconic.distill.teachers import Answers
 from laconic.errors import LaconicError
 from laconic.program import capture, clone, save
@@ -141,7 +143,7 @@ def test_several_named_teachers_are_averaged_and_their_files_are_part_of_the_res
     before = step.depends_on
     save(slim, paths[1])
     assert step.depends_on != before
-    mean = Answers([program.eval(), second.eval()], 4.0)(*context.example(5))[0]
+    mean = Answers([program.eval(), second.eval()], partial(averaged, temperature=4.0))(*context.example(5))[0]
     chances = sum(torch.softmax(each(*context.example(5)) / 4, 1) for each in (program, second)) / 2
     torch.testing.assert_close(torch.softmax(mean / 4, 1), chances)
 
@@ -225,7 +227,7 @@ class Counting:
     """A teacher that counts how many examples it was asked about."""
 
     def __init__(self, teacher):
-        self.teacher, self.asked = Answers([teacher.eval()], 4.0), 0
+        self.teacher, self.asked = Answers([teacher.eval()], partial(averaged, temperature=4.0)), 0
 
     def __call__(self, inputs):
         self.asked += len(inputs)

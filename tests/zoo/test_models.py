@@ -19,7 +19,19 @@ PARAMETERS = {  # of the papers, Caffe's prototxt, or counted by hand
     "recursive": 9 * 16**2,
     "recursive?width=12": 9 * 12**2,
 }
-PAPERS = ("CVPR 2016", "CVPR 2018", "1998", "ICLR 2014", "EMNLP 2019", "GPT-2, 2019", "Llama 2, 2023", "Interspeech 2017", "EMNLP 2014")
+PAPERS = (
+    "CVPR 2016",
+    "CVPR 2018",
+    "1998",
+    "ICLR 2014",
+    "EMNLP 2019",
+    "GPT-2, 2019",
+    "Llama 2, 2023",
+    "Interspeech 2017",
+    "EMNLP 2014",
+    "MICCAI 2015",
+    "ICCV 2019",
+)
 
 
 def test_every_model_says_what_it_takes():

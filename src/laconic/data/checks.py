@@ -82,11 +82,27 @@ def _check_normalisation(name: str, part: Split) -> None:
 
 def _check_range(name: str, part: Split, limit: int | None, reason: str) -> None:
     """Raise at the first label below 0, or not below `limit`."""
-    wrong = part.labels < 0
+    if part.boxes:
+        _check_boxes(name, part)
+    found = part.labels[..., 0] if part.boxes else part.labels
+    wrong = (found < 0) & ((found != -1) | (not part.boxes))
     if limit is not None:
-        wrong |= part.labels >= limit
+        wrong |= found >= limit
     if not wrong.any():
         return
     index = tuple(map(int, np.unravel_index(wrong.argmax(), wrong.shape)))
     allowed = "labels count from 0" if limit is None else f"{reason.format(limit)}, so labels go from 0 to {limit - 1}"
-    raise LaconicError(f"label {part.labels[index]} at {name}[{', '.join(map(str, index))}] is out of range: {allowed}")
+    raise LaconicError(f"label {found[index]:g} at {name}[{', '.join(map(str, index))}] is out of range: {allowed}")
+
+
+def _check_boxes(name: str, part: Split) -> None:
+    """Raise at the first box that is not whole."""
+    classes, left, top, right, bottom = np.moveaxis(part.labels, -1, 0)
+    whole = (classes == np.round(classes)) & (left >= 0) & (top >= 0) & (right <= 1) & (bottom <= 1) & (left < right) & (top < bottom)
+    wrong = ~whole & (classes != -1)
+    if wrong.any():
+        index = tuple(map(int, np.unravel_index(wrong.argmax(), wrong.shape)))
+        raise LaconicError(
+            f"the box {part.labels[index].tolist()} at {name}[{', '.join(map(str, index))}] is not whole: it must be a class, then left < "
+            "right and top < bottom as shares of the picture, from 0 to 1; fill up with rows of class -1"
+        )

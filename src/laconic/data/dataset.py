@@ -24,7 +24,7 @@ class Split:
     """
 
     inputs: NDArray[Any]  # (n, ...), channels first; uint8 or float32; of tokens (n, positions), int16 to int64
-    labels: NDArray[Any]  # (n,), class numbers from 0; of sequences (n, positions), the next tokens; or vectors (n, length), float32
+    labels: NDArray[Any]  # (n,), class numbers from 0; or what the properties below say
     mean: tuple[float, ...] = ()  # per channel (axis 1), in the unit of `inputs`; empty: inputs are used as they are
     std: tuple[float, ...] = ()
 
@@ -33,9 +33,12 @@ class Split:
             raise LaconicError(f"a split needs as many labels as inputs; there are {len(self.inputs)} inputs and {len(self.labels)} labels")
         if len(self.inputs) == 0:
             raise LaconicError("a split needs at least one example; this one is empty")
-        if not self.vectors and (self.labels.ndim not in (1, 2) or not np.issubdtype(self.labels.dtype, np.integer)):
+        if not (self.vectors or self.boxes) and (self.labels.ndim not in (1, 2, 3) or not np.issubdtype(self.labels.dtype, np.integer)):
             came = f"{self.labels.dtype} of shape {self.labels.shape}"
-            raise LaconicError(f"labels must be one whole number per example, or one per position of it, or a vector each; got {came}")
+            raise LaconicError(
+                "labels must be one whole number per example, or one per position or pixel of it, or float boxes (class, left, top, "
+                f"right, bottom), or a vector each; got {came}"
+            )
         if len(self.mean) != len(self.std):
             raise LaconicError(f"mean and std need one number per channel each; got {len(self.mean)} and {len(self.std)}")
 
@@ -57,12 +60,25 @@ class Split:
 
     @property
     def sequences(self) -> bool:
-        """Whether there is a label for every position of an example."""
-        return self.labels.ndim > 1 and not self.vectors
+        """Whether there is a label for every position of an example: the next token; (n, positions)."""
+        return self.labels.ndim == 2 and not self.vectors
+
+    @property
+    def maps(self) -> bool:
+        """Whether there is a class for every pixel of an example; (n, height, width)."""
+        return self.labels.ndim == 3 and not self.boxes
+
+    @property
+    def boxes(self) -> bool:
+        """Whether there are things to find in an example, each with its class and box; (n, most, 5), float.
+
+        A row is class, left, top, right, bottom, the sides as shares of width and height; rows of class -1 fill up.
+        """
+        return self.labels.ndim == 3 and self.labels.shape[2] == 5 and self.labels.dtype.kind == "f"
 
     @property
     def vectors(self) -> bool:
-        """Whether what belongs to an example is a vector to come near to, not a class."""
+        """Whether what belongs to an example is a vector to come near to, not a class; (n, length), float."""
         return self.labels.ndim == 2 and self.labels.dtype.kind == "f"
 
     def take(self, indices: Any) -> "Split":
@@ -80,8 +96,8 @@ class Split:
         return np.ascontiguousarray(batch, dtype=np.float32)
 
     def batch(self, indices: Any) -> tuple[Tensor, Tensor]:
-        """Return the inputs, as `arrays` does, and labels (int64, vectors float32) at `indices` as tensors."""
-        kind = np.float32 if self.vectors else np.int64
+        """Return the inputs, as `arrays` does, and labels (int64, or float32 where they are) at `indices` as tensors."""
+        kind = np.float32 if self.labels.dtype.kind == "f" else np.int64
         return torch.from_numpy(self.arrays(indices)), torch.from_numpy(np.asarray(self.labels[indices], dtype=kind))
 
     def batches(self, size: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -13,6 +13,7 @@ from laconic.data.imagenet_dev import imagenet_dev
 from laconic.data.mnist import mnist
 from laconic.data.npz import npz
 from laconic.data.places import data_root
+from laconic.data.scenes import scenes
 from laconic.data.sst2 import sst2
 from laconic.data.stories import stories260k
 from laconic.data.text import tinyshakespeare
@@ -26,6 +27,7 @@ LOADERS: dict[str, Callable[..., Dataset]] = {
     "cifar10-jpeg": cifar10_jpeg,
     "fsdd": fsdd,
     "imagenet-dev": imagenet_dev,
+    "scenes": scenes,
     "sst2": sst2,
     "stories260k": stories260k,
     "tinyshakespeare": tinyshakespeare,

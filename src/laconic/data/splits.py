@@ -12,7 +12,7 @@ def split(dataset: Dataset, seed: int = 0, validation: int | None = None, calibr
     """Cut a validation part from `train` and draw calibration inputs from what is left; parts that the makers give are kept as they are.
 
     Args:
-        dataset: as loaded; checked again here. Examples with a label per position have no class: any of them is drawn.
+        dataset: as loaded; checked again here. Examples with labels in several places have no class: any of them is drawn.
         seed: the same seed gives the same parts.
         validation: how many examples to cut, every class with its share; None: 10 % of `train`, at most 5,000.
         calibration: how many examples to draw, at most all that are left; they also stay in `train`.
@@ -70,4 +70,4 @@ def _cut(train: Split, size: int, generator: np.random.Generator) -> tuple[Split
 
 
 def _classes(part: Split) -> NDArray[np.integer]:
-    return np.zeros(len(part), np.int64) if part.sequences else part.labels
+    return part.labels if part.labels.ndim == 1 else np.zeros(len(part), np.int64)

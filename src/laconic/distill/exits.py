@@ -11,7 +11,6 @@ from typing import Annotated, ClassVar
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from laconic.context import Context
 from laconic.distill.features import flattened, hint
@@ -21,8 +20,7 @@ from laconic.errors import NotApplicableError
 from laconic.program import Program
 from laconic.program.taps import Tap, tapped, taps
 from laconic.step import step
-from laconic.train import Training
-from laconic.train.objective import check_classes
+from laconic.train import Training, label_loss
 
 
 @step
@@ -37,6 +35,8 @@ class Exits(Training):
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Train in place."""
+        if context.splits.calibration.labels.ndim != 1:
+            raise NotApplicableError("distill.Exits needs one class to an example; here are many, or vectors")
         *places, last = _places(program, self.exits)
         with torch.no_grad():
             answer = program.eval()(*context.example())
@@ -84,16 +84,15 @@ class ExitLoss:
 
     def __call__(self, model: Learning, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        check_classes(labels)
         if self._tapped.training != model.training:
             self._tapped.train(model.training)
         answer, *values = self._tapped(inputs)
         answer = answer.float()
         means = [flattened(value.float(), tap.axis).mean(-1) for value, tap in zip(values, self._places, strict=True)]
-        lost, step = F.cross_entropy(answer.movedim(-1, 1), labels), self._step
+        lost, step = label_loss(answer, labels), self._step
         for head, adapt, mean in zip(self._heads.answers, self._heads.adapters, means, strict=False):
             exit_answer = head(mean).float()
             apart = softened_divergence(exit_answer, answer.detach(), step.temperature)
-            lost = lost + (1 - step.alpha) * F.cross_entropy(exit_answer, labels) + step.alpha * apart
+            lost = lost + (1 - step.alpha) * label_loss(exit_answer, labels) + step.alpha * apart
             lost = lost + step.inside * hint(adapt(mean)[..., None].float(), means[-1].detach()[..., None])
         return lost

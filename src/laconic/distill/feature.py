@@ -14,15 +14,16 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from laconic.distill.features import as_image, attention_transfer, hint, pyramid, similarity
+from laconic.distill.features import as_image, attention_transfer, channel_wise, hint, pyramid, similarity
 from laconic.distill.taught import Pair, Taught, places
 from laconic.errors import LaconicError
 from laconic.program import Program
 from laconic.step import step
+from laconic.train.detection import foreground
 
-Method: TypeAlias = Literal["hint", "attention", "similarity", "review"]
+Method: TypeAlias = Literal["hint", "attention", "similarity", "review", "channels"]
 
-_WEIGHTS: dict[str, float] = {"hint": 1.0, "attention": 1000.0, "similarity": 3000.0, "review": 1.0}
+_WEIGHTS: dict[str, float] = {"hint": 1.0, "attention": 1000.0, "similarity": 3000.0, "review": 1.0, "channels": 1.0}
 """Of the comparison beside the outputs', where none is given: of the same order on networks of the CIFAR kind."""
 
 Names: TypeAlias = Annotated[
@@ -34,14 +35,14 @@ Names: TypeAlias = Annotated[
 class Feature(Taught):
     """Train the network on values inside its teacher, on the teacher's outputs and on the labels."""
 
-    loss: Method = "similarity"  # FitNets' hints, attention transfer, similarity-preserving, or ReviewKD
+    loss: Method = "similarity"  # FitNets' hints, attention transfer, similarity-preserving, ReviewKD, or channel-wise (CWD)
     weight: Annotated[float, Field(gt=0)] | None = None  # of the comparison inside; None: the usual one of `loss`
     layers: Names = ()  # the student's layer: the teacher's; none: matched by the graphs
 
     def pairs(self, program: Program, teacher: Program) -> list[Pair]:
         """Return the places whose values are compared."""
         found = places(program, teacher, self.layers)
-        if self.loss in ("hint", "attention", "review"):  # of values without positions there is no map
+        if self.loss != "similarity":  # of values without positions there is no map
             maps = [pair for pair in found if pair[0].positions or self.loss == "hint"]
             if not maps:
                 raise LaconicError(f"distill.Feature: {self.loss} compares values at positions; matched are {_listed(found)}")
@@ -56,8 +57,8 @@ class Feature(Taught):
     def comparison(self, pairs: Sequence[Pair]) -> nn.Module:
         """Return what compares the values."""
         weight = _WEIGHTS[self.loss] if self.weight is None else self.weight
-        if self.loss == "hint":
-            return Hints(pairs, weight)
+        if self.loss in ("hint", "channels"):
+            return Adapted(pairs, weight, self.temperature if self.loss == "channels" else None)
         if self.loss == "review":
             return Review(pairs, weight)
         return Plain(attention_transfer if self.loss == "attention" else similarity, weight)
@@ -79,25 +80,35 @@ class Plain(nn.Module):
         super().__init__()
         self.lost, self.weight = lost, weight
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor], _: Tensor) -> Tensor:
         """Return the mean of what is lost at all places, times the weight."""
         each = [self.lost(one, other) for one, other in zip(ours, theirs, strict=True)]
         return self.weight * torch.stack(each).mean()
 
 
-class Hints(nn.Module):
-    """Compares features behind a learned 1x1 convolution, which gives the student's the teacher's channels."""
+class Adapted(nn.Module):
+    """Compares features behind a learned 1x1 convolution, which gives the student's the teacher's channels.
 
-    def __init__(self, pairs: Sequence[Pair], weight: float) -> None:
+    Where there are boxes, hints are compared in them alone.
+    """
+
+    def __init__(self, pairs: Sequence[Pair], weight: float, temperature: float | None) -> None:
         super().__init__()
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             self.adapters = nn.ModuleList(nn.Conv1d(ours.channels, theirs.channels, 1) for ours, theirs in pairs)
-        self.weight = weight
+        self.weight, self.temperature, self.maps = weight, temperature, [ours.positions for ours, _ in pairs]
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor], labels: Tensor) -> Tensor:
         """Return the mean of what is lost at all places, times the weight."""
-        each = [hint(adapt(one), other) for adapt, one, other in zip(self.adapters, ours, theirs, strict=True)]
+        adapted = [adapt(one) for adapt, one in zip(self.adapters, ours, strict=True)]
+        if self.temperature is not None:
+            each = [channel_wise(one, other, self.temperature) for one, other in zip(adapted, theirs, strict=True)]
+        else:
+            each = [
+                hint(one, other, foreground(labels, *size).flatten(1) if labels.is_floating_point() and len(size) == 2 else None)
+                for one, other, size in zip(adapted, theirs, self.maps, strict=True)
+            ]
         return self.weight * torch.stack(each).mean()
 
 
@@ -117,7 +128,7 @@ class Review(nn.Module):
             shares = [nn.Conv2d(2 * middle, 2, 1) for _ in pairs[1:]]
         self.narrow, self.made, self.shares = nn.ModuleList(narrow), nn.ModuleList(made), nn.ModuleList(shares)
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor], _: Tensor) -> Tensor:
         """Return the sum of what is lost at all places, times the weight."""
         lost, deeper = list[Tensor](), None
         for place in reversed(range(len(ours))):

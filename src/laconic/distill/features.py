@@ -10,18 +10,38 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from laconic.train.imitation import softened_divergence
 
-def hint(student: Tensor, teacher: Tensor) -> Tensor:
+
+def hint(student: Tensor, teacher: Tensor, where: Tensor | None = None) -> Tensor:
     """Return the mean square difference, as a share of the teacher's mean square, so that the scale of features does not matter.
 
     Source: A. Romero, N. Ballas, S. Kahou, A. Chassang, C. Gatta, Y. Bengio, "FitNets: Hints for Thin Deep Nets", ICLR 2015,
-    equation 3 (there half the sum of squares, not divided).
+    equation 3 (there half the sum of squares, not divided); with `where`: T. Wang, L. Yuan, X. Zhang, J. Feng, "Distilling Object
+    Detectors with Fine-grained Feature Imitation", CVPR 2019, equation 2 (there near the anchors of things, here in their boxes).
 
     Args:
         student: (n, channels, positions), behind its adapter.
         teacher: the same shape.
+        where: the positions that count, (n, positions), bool; None: all.
     """
-    return (student - teacher).square().mean() / teacher.square().mean().clamp_min(1e-12)
+    weight = torch.ones_like(teacher[:, :1]) if where is None else where[:, None].to(teacher)
+    apart, size = ((value.square() * weight).sum() for value in (student - teacher, teacher))
+    return apart / size.clamp_min(1e-12)
+
+
+def channel_wise(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+    """Return `T^2 KL` of where each channel is active, averaged over examples and channels: a softmax over the positions.
+
+    Source: C. Shu, Y. Liu, J. Gao, Z. Yan, C. Shen, "Channel-wise Knowledge Distillation for Dense Prediction", ICCV 2021, equations 2
+    and 3.
+
+    Args:
+        student: (n, channels, positions).
+        teacher: the same shape.
+        temperature: T, above 0.
+    """
+    return softened_divergence(student, teacher, temperature)
 
 
 def attention_transfer(student: Tensor, teacher: Tensor) -> Tensor:

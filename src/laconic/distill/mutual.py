@@ -11,16 +11,14 @@ from typing import Annotated, ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from laconic.context import Context
-from laconic.distill.responses import softened_divergence
 from laconic.distill.teachers import Teachers, check_alike, depends_on, programs
 from laconic.program import Program
 from laconic.program.initial import randomized
 from laconic.step import step
-from laconic.train import Training
-from laconic.train.objective import check_classes
+from laconic.train import Training, label_loss
+from laconic.train.imitation import answer_loss
 
 
 @step
@@ -81,13 +79,12 @@ class CohortLoss:
 
     def __call__(self, model: Cohort, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        check_classes(labels)
         answers = [_first(each(inputs)).float() for each in model.networks]
         lost = list[Tensor]()
         for number, own in enumerate(answers):
             others = [each.detach() for place, each in enumerate(answers) if place != number]
-            apart = torch.stack([softened_divergence(own, other, self.temperature) for other in others]).mean()
-            lost.append(self.alpha * apart + (1 - self.alpha) * F.cross_entropy(own.movedim(-1, 1), labels))
+            apart = torch.stack([answer_loss(own, other, labels, self.temperature) for other in others]).mean()
+            lost.append(self.alpha * apart + (1 - self.alpha) * label_loss(own, labels))
         return torch.stack(lost).sum()
 
 

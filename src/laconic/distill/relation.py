@@ -57,7 +57,7 @@ class Distances(nn.Module):
         super().__init__()
         self.weight = weight
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor], _: Tensor) -> Tensor:
         """Return what is lost, times the weight."""
         one, other = ours[0].flatten(1), theirs[0].flatten(1)
         return self.weight * (_DISTANCES * distances(one, other) + _ANGLES * angles(one, other))
@@ -73,7 +73,7 @@ class Contrast(nn.Module):
             torch.manual_seed(0)
             self.projections = nn.ModuleList(nn.Linear(tap.channels, length) for tap in pair)
 
-    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> Tensor:
+    def forward(self, ours: Sequence[Tensor], theirs: Sequence[Tensor], _: Tensor) -> Tensor:
         """Return what is lost, times the weight; of embeddings with positions their mean is taken."""
         projected = [project(each[0].mean(-1)) for project, each in zip(self.projections, (ours, theirs), strict=True)]
         return self.weight * contrast(projected[0], projected[1], self.sharpness)

@@ -11,22 +11,42 @@ from typing import Annotated, Literal
 from pydantic import Field
 from torch import Tensor
 
+from laconic.data import Split
+from laconic.distill.features import channel_wise
 from laconic.distill.responses import decorrelation, decoupled_divergence, standardized
 from laconic.distill.taught import Taught
+from laconic.errors import LaconicError
 from laconic.step import step
+from laconic.train import classes_last
 
 
 @step
 class Response(Taught):
     """Train the network on the outputs of its teacher (by default itself as it came) and on the labels."""
 
-    loss: Literal["divergence", "decoupled", "correlation"] = "divergence"  # how outputs are compared: Hinton's, DKD or DIST
+    loss: Literal["divergence", "decoupled", "correlation", "channels"] = "divergence"  # how outputs are compared: Hinton's, DKD, DIST, CWD
     standardize: bool = False  # compare logits less their mean and by their spread, row by row
     target: Annotated[float, Field(ge=0)] = 1.0  # decoupled: weight of right against wrong; correlation: of each example's classes
     others: Annotated[float, Field(ge=0)] = 8.0  # decoupled: weight of the wrong classes among themselves; correlation: of each class
 
-    def response(self, logits: Tensor, answer: Tensor, labels: Tensor) -> Tensor:
-        """Return what is lost against the teacher's logits."""
+    def check(self, split: Split) -> None:
+        """Find a way of comparing outputs that theirs do not allow.
+
+        Raises:
+            LaconicError: says which kind of labels it is for.
+        """
+        if split.boxes and (self.loss != "divergence" or self.standardize):
+            raise LaconicError("distill.Response: boxes are compared by divergence alone, each class by itself; leave the others out")
+        if self.loss == "channels" and (not split.maps or self.standardize):
+            raise LaconicError("distill.Response: channels compares where in a map each class is; it needs a label to every pixel")
+
+    def response(self, outputs: Tensor, answer: Tensor, labels: Tensor) -> Tensor:
+        """Return what is lost against the teacher's outputs."""
+        if self.loss == "channels":
+            return channel_wise(outputs.flatten(2), answer.flatten(2), self.temperature)
+        if self.loss == "divergence" and not self.standardize:
+            return super().response(outputs, answer, labels)
+        logits, answer, labels = classes_last(outputs).flatten(0, -2), classes_last(answer).flatten(0, -2), labels.flatten()
         if self.standardize:
             logits, answer = standardized(logits), standardized(answer)
         if self.loss == "decoupled":

@@ -95,12 +95,13 @@ def averaged(answers: list[Tensor], temperature: float) -> Tensor:
     Source: G. Hinton, O. Vinyals, J. Dean, arXiv:1503.02531, section 2 (an ensemble's arithmetic mean of probabilities).
 
     Args:
-        answers: of each teacher, (..., classes).
+        answers: of each teacher, (..., classes), or maps (n, classes, height, width).
         temperature: T at which probabilities are averaged.
     """
     if len(answers) == 1:
         return answers[0]
-    chances = torch.stack([(logits / temperature).log_softmax(-1) for logits in answers])
+    classes = 1 if answers[0].ndim == 4 else -1
+    chances = torch.stack([(logits / temperature).log_softmax(classes) for logits in answers])
     mean: Tensor = chances.logsumexp(0) - torch.tensor(float(len(answers))).log()
     return mean * temperature
 

@@ -5,6 +5,7 @@ import sys
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeAlias
 
@@ -12,20 +13,21 @@ import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from laconic.context import Context
+from laconic.data import Split
 from laconic.data import fingerprint as data_fingerprint
 from laconic.distill.features import flattened
 from laconic.distill.remembered import LARGEST, Remembered
-from laconic.distill.responses import softened_divergence
+from laconic.distill.responses import averaged
 from laconic.distill.teachers import Answers, Teachers, depends_on, programs
 from laconic.errors import LaconicError
 from laconic.program import Program
 from laconic.program.taps import Tap, matched, named, tapped, taps
 from laconic.step import step_name
-from laconic.train import Training
-from laconic.train.objective import check_classes
+from laconic.train import Training, label_loss
+from laconic.train.detection import averaged_detections
+from laconic.train.imitation import answer_loss
 
 Pair: TypeAlias = tuple[Tap, Tap]
 """A place in the student, and one in the teacher."""
@@ -47,9 +49,12 @@ class Taught(Training):
         """Checksums of the files that the result depends on."""
         return depends_on(self.teachers)
 
-    def response(self, logits: Tensor, answer: Tensor, labels: Tensor) -> Tensor:
-        """Return what is lost against the teacher's logits; both float, (n, classes)."""
-        return softened_divergence(logits, answer, self.temperature)
+    def check(self, split: Split) -> None:
+        """Find, before any work, what labels of this kind do not allow; the usual: nothing."""
+
+    def response(self, outputs: Tensor, answer: Tensor, labels: Tensor) -> Tensor:
+        """Return what is lost against the teacher's outputs; both float, as `train.label_loss` takes them."""
+        return answer_loss(outputs, answer, labels, self.temperature)
 
     def pairs(self, program: Program, teacher: Program) -> list[Pair]:
         """Return the places inside both networks whose values are compared; none: only their answers are."""
@@ -58,7 +63,8 @@ class Taught(Training):
     def comparison(self, pairs: Sequence[Pair]) -> nn.Module | None:
         """Return what compares the values at `pairs`, with whatever has to learn to do so; None: nothing does.
 
-        It is called with the student's and the teacher's features, a list of `(n, channels, positions)` each, and gives a scalar.
+        It is called with the student's and the teacher's features, a list of `(n, channels, positions)` each, and the labels, and
+        gives a scalar.
         """
         return None
 
@@ -69,11 +75,13 @@ class Taught(Training):
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Train in place."""
+        self.check(context.splits.calibration)
         teachers = programs(self.teachers, program, context, step_name(self))
         self._warn(teachers, program, context)
         pairs = self.pairs(program, teachers[0])
         compared = self.comparison(pairs)
-        answers = Answers(teachers, self.temperature, [theirs for _, theirs in pairs])
+        average = averaged_detections if context.splits.calibration.boxes else partial(averaged, temperature=self.temperature)
+        answers = Answers(teachers, average, [theirs for _, theirs in pairs])
         lesson = Lesson(self, program, [ours for ours, _ in pairs], answers)
         batches = self._batches(answers, context)
         student = program if compared is None else Learning(program, compared)
@@ -147,14 +155,13 @@ class Lesson:
         given = self._student(inputs)
         logits, *values = given if isinstance(given, tuple) else (given,)
         logits, step = logits.float(), self.step
-        check_classes(labels)
-        lost = (1 - step.alpha) * F.cross_entropy(logits.movedim(-1, 1), labels)
+        lost = (1 - step.alpha) * label_loss(logits, labels)
         if step.alpha:
-            lost = lost + step.alpha * step.response(logits.flatten(0, -2), answer.flatten(0, -2), labels.flatten())
+            lost = lost + step.alpha * step.response(logits, answer, labels)
         if isinstance(model, Learning):
             ours = [flattened(value.float(), tap.axis) for value, tap in zip(values, self.places, strict=True)]
             with torch.autocast(logits.device.type, enabled=False):
-                lost = lost + model.beside(ours, theirs)
+                lost = lost + model.beside(ours, theirs, labels)
         return lost
 
 

@@ -1,6 +1,6 @@
 """Who teaches: the network as it came, or others that are named, and what they answer and hold inside."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +12,6 @@ from torch import Tensor
 from laconic import zoo
 from laconic.context import Context
 from laconic.distill.features import flattened
-from laconic.distill.responses import averaged
 from laconic.errors import LaconicError
 from laconic.files import sha256
 from laconic.program import Program, capture, clone, load
@@ -100,16 +99,16 @@ def _first(value: Any) -> Tensor:
 class Answers:
     """What teachers answer to inputs: averaged logits, then the values of places inside the first of them."""
 
-    def __init__(self, teachers: Sequence[Program], temperature: float, places: Sequence[Tap] = ()) -> None:
-        self._teachers, self._temperature, self._places = list(teachers), temperature, list(places)
+    def __init__(self, teachers: Sequence[Program], average: Callable[[list[Tensor]], Tensor], places: Sequence[Tap] = ()) -> None:
+        self._teachers, self._average, self._places = list(teachers), average, list(places)
         self._first = tapped(teachers[0], [tap.node for tap in places]) if places else teachers[0]
         self.teacher = "+".join(map(fingerprint, teachers))
         self.places = ", ".join(f"{tap.node} {tap.axis}" for tap in places)
 
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
-        """Return the logits `(n, ..., classes)` and features `(n, channels, positions)`, in float32."""
+        """Return the outputs, as the networks give them, and features `(n, channels, positions)`, in float32."""
         logits, *values = self._first(inputs) if self._places else (_first(self._first(inputs)),)
         others = [_first(each(inputs)).float() for each in self._teachers[1:]]
         features = [flattened(value.float(), tap.axis) for value, tap in zip(values, self._places, strict=True)]
-        return averaged([_first(logits).float(), *others], self._temperature), *features
+        return self._average([_first(logits).float(), *others]), *features

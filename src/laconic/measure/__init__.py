@@ -3,7 +3,7 @@
 Importing this package imports neither torch nor a runtime, so that a fresh process whose memory is measured can use it.
 """
 
-from laconic.measure.accuracy import Accuracy, Predict, Ranked, accuracy, ranked, tally
+from laconic.measure.accuracy import RARE, Accuracy, Predict, Ranked, accuracy, ranked, rare, tally
 from laconic.measure.energy import NO_METER, Meter, joules, meter
 from laconic.measure.latency import Interval, differs, interleaved, median_interval, ratio_interval
 from laconic.measure.macs import macs, macs_per_node
@@ -12,6 +12,7 @@ from laconic.measure.size import file_bytes, nonzero_parameters, parameters
 
 __all__ = [
     "NO_METER",
+    "RARE",
     "Accuracy",
     "Interval",
     "Meter",
@@ -30,6 +31,7 @@ __all__ = [
     "parameters",
     "peak_bytes",
     "ranked",
+    "rare",
     "ratio_interval",
     "tally",
 ]

@@ -1,7 +1,8 @@
 """Accuracy: the share of labels that the network ranks first, or among the first five, overall and per class; and perplexity.
 
 A label belongs to an example, or to a position of a sequence: the token that follows there. Where examples have vectors in place of
-labels, what is scored is the cosine between them and the outputs.
+labels, what is scored is the cosine between them and the outputs; where every pixel has a class, the mean intersection over union of the
+classes; where there are boxes, the mean average precision of the classes at an overlap of a half.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from laconic.errors import LaconicError
+from laconic.measure import detection, segmentation
 
 if TYPE_CHECKING:  # it imports torch, which scoring an exported file does not need
     from laconic.data.dataset import Split
@@ -19,7 +21,7 @@ if TYPE_CHECKING:  # it imports torch, which scoring an exported file does not n
 Predict: TypeAlias = Callable[[NDArray[Any]], NDArray[np.float32]]
 """A network under measurement: inputs of shape `(batch, ...)` in, scores of shape `(batch, classes)` out.
 
-Of sequences the scores are `(batch, positions, classes)`.
+Of sequences the scores are `(batch, positions, classes)`, of maps `(batch, classes, height, width)`, of boxes as in `measure.detection`.
 """
 
 Progress: TypeAlias = Callable[[int, int], None]
@@ -30,12 +32,24 @@ Progress: TypeAlias = Callable[[int, int], None]
 class Accuracy:
     """Shares in [0, 1] of labels that were found."""
 
-    top1: float  # where examples have vectors, the mean cosine with them: 1 where all outputs point the same way
+    top1: float  # of vectors the mean cosine with them; of maps the mean intersection over union; of boxes the mean average precision
     top5: float | None  # None where there are 5 classes or fewer
-    per_class: dict[int, float]  # top-1 among the examples of each class that occurs; of sequences there are none
+    per_class: dict[int, float]  # the same of each class that occurs; of sequences and vectors there are none
     examples: int
     perplexity: float | None = None  # of sequences: the exponential of the mean cross-entropy of a label, in nats
     lowest_cosine: float | None = None  # of an example, where examples have vectors
+    pixel_accuracy: float | None = None  # of maps: the share of pixels whose class is found
+    strict_precision: float | None = None  # of boxes: the mean average precision over overlaps from 0.5 to 0.95
+
+
+RARE = ("perplexity", "lowest_cosine", "pixel_accuracy", "strict_precision")
+"""What only some networks are scored by, beside `top1`."""
+
+
+def rare(accuracy: Accuracy) -> dict[str, float]:
+    """Return those of RARE that apply."""
+    found = {name: getattr(accuracy, name) for name in RARE}
+    return {name: value for name, value in found.items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,8 @@ def score_all(predict: Predict, split: "Split", batch: int = 64, progress: Progr
     """
     if split.vectors:
         return {"cosines": cosines(predict, split, batch, progress)}
+    if split.maps or split.boxes:
+        return _dense(predict, split, batch, progress)
     found = ranked(predict, split, batch, progress)
     return {"ranks": found.ranks, "nats": found.nats, "classes": np.array(found.classes)}
 
@@ -64,7 +80,60 @@ def summary(found: Mapping[str, NDArray[Any]], labels: NDArray[Any]) -> Accuracy
     if "cosines" in found:
         each = found["cosines"]
         return Accuracy(float(each.mean()), None, {}, len(each), lowest_cosine=float(each.min()))
+    if "overlaps" in found:
+        shares = segmentation.intersection_over_union(found["overlaps"])
+        pixels = segmentation.pixel_accuracy(found["overlaps"])
+        return Accuracy(float(np.mean([*shares.values()])), None, shares, len(labels), pixel_accuracy=pixels)
+    if "boxes" in found:
+        each_class = detection.average_precision(found["boxes"], labels)
+        half = {number: float(areas[0]) for number, areas in each_class.items()}
+        strict = float(np.mean([areas.mean() for areas in each_class.values()])) if each_class else 0.0
+        return Accuracy(float(np.mean([*half.values()])) if half else 0.0, None, half, len(labels), strict_precision=strict)
     return tally(Ranked(found["ranks"], found["nats"], int(found["classes"])), labels)
+
+
+def _dense(predict: Predict, split: "Split", batch: int, progress: Progress | None) -> dict[str, NDArray[Any]]:
+    """Return the pixels of each class that were found, or the boxes; what is kept of an example is small.
+
+    Raises:
+        LaconicError: the network's outputs are not finite, or no maps that fit the labels.
+    """
+    rows = list[NDArray[Any]]()
+    for start in range(0, len(split), batch):
+        some = slice(start, min(start + batch, len(split)))
+        outputs, labels = np.asarray(predict(split.arrays(some))), np.asarray(split.labels[some])
+        check_maps(outputs.shape, labels)
+        _check_finite(outputs, start)
+        if split.boxes:
+            rows.append(detection.boxes_of(outputs))
+        else:
+            rows.append(segmentation.overlaps(outputs.argmax(1), labels, outputs.shape[1]))
+        if progress:
+            progress(some.stop, len(split))
+    return {"boxes" if split.boxes else "overlaps": np.concatenate(rows)}
+
+
+def check_maps(shape: tuple[int, ...], labels: NDArray[Any]) -> None:
+    """Check that outputs are maps that can be scored against classes of pixels, or boxes.
+
+    Args:
+        shape: of the outputs.
+        labels: of the same examples, (n, height, width) or (n, most, 5).
+
+    Raises:
+        LaconicError: says what they are and what was needed.
+    """
+    boxes = labels.dtype.kind == "f"
+    size = ("rows", "columns") if boxes else labels.shape[1:]
+    channels = shape[1] - (4 if boxes else 0) if len(shape) == 4 else 0
+    highest = int(labels[..., 0].max() if boxes else labels.max())
+    if channels < 1 or shape[0] != len(labels) or (not boxes and shape[2:] != labels.shape[1:]):
+        wanted = "classes + 4" if boxes else "classes"
+        raise LaconicError(
+            f"the network must return maps ({wanted}, {size[0]}, {size[1]}) to every example; {len(labels)} examples gave {shape}"
+        )
+    if highest >= channels:
+        raise LaconicError(f"the network has {channels} classes, but labels go up to {highest}")
 
 
 def cosines(predict: Predict, split: "Split", batch: int = 64, progress: Progress | None = None) -> NDArray[np.float64]:

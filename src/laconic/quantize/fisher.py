@@ -8,11 +8,11 @@ derivative of the logits and F = diag(p) - p p', probed by random signs as in `c
 from typing import Literal, TypeAlias
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from laconic.program.observe import Piece
 from laconic.quantize.curvature import root_times
+from laconic.train import classes_last, label_loss
 
 Fisher: TypeAlias = Literal["labels", "predictions"]
 """What the loss compares the answers with: the labels of the calibration examples, or the network's own answers."""
@@ -25,7 +25,7 @@ def fisher_information(rest: Piece, values: Tensor, labels: Tensor | None, gener
     """Return the information in each value of each example, in units of their mean.
 
     Args:
-        rest: computes the logits, classes last, from the values.
+        rest: computes the logits from the values, with their classes where `train.label_loss` has them.
         values: inside the float network, (examples, ...).
         labels: class numbers; None: the network's own answers.
         generator: of the signs.
@@ -42,11 +42,12 @@ def fisher_information(rest: Piece, values: Tensor, labels: Tensor | None, gener
 
 def _of_labels(values: Tensor, logits: Tensor, labels: Tensor) -> Tensor:
     with torch.enable_grad():
-        loss = F.cross_entropy(logits.float().movedim(-1, 1), labels.to(logits.device), reduction="sum")
+        loss = label_loss(logits, labels.to(logits.device)) * len(values)
     return torch.autograd.grad(loss, values)[0].square()
 
 
 def _of_answers(values: Tensor, logits: Tensor, generator: torch.Generator) -> Tensor:
+    logits = classes_last(logits)
     probabilities, found = logits.detach().softmax(-1), torch.zeros_like(values)
     for _ in range(_PROBES):
         signs = torch.randint(2, logits.shape, generator=generator).to(logits) * 2 - 1

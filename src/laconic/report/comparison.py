@@ -159,28 +159,48 @@ def _amount(quantity: str, before: float, after: float, text: Callable[[float], 
     return Row(quantity, text(before), text(after), ratio_text(before / after, *words) if after and before else "-")
 
 
+def scored_by(side: Measurement) -> str:
+    """Name what the accuracy of a network is: of classes, of pixels, of boxes, or of vectors."""
+    if side.lowest_cosine is not None:
+        return "cosine"
+    if side.pixel_accuracy is not None:
+        return "mean IoU"
+    return "accuracy, top-1" if side.strict_precision is None else "AP at IoU 0.5"
+
+
 def score_of(side: Measurement) -> str:
-    """Return accuracy, or the cosine where outputs are scored against the float network's."""
-    return percent_text(side.accuracy) if side.lowest_cosine is None else f"cosine {side.accuracy:.4f}"
+    """Return the accuracy with its name where that is not top-1."""
+    if side.lowest_cosine is not None:
+        return f"cosine {side.accuracy:.4f}"
+    name = scored_by(side)
+    return percent_text(side.accuracy) if name == "accuracy, top-1" else f"{name} {percent_text(side.accuracy)}"
 
 
 def _score(receipt: Receipt) -> tuple[Row, ...]:
-    """Return the row of accuracy, or those of the cosine with what the float network gives where that is scored against."""
+    """Return the row of accuracy and, where there is a stricter or a simpler measure beside it, that one's."""
     before, after, change = receipt.before, receipt.after, gain_text(-receipt.drop_points)
-    if before.lowest_cosine is None or after.lowest_cosine is None:
-        return (Row("accuracy, top-1", percent_text(before.accuracy), percent_text(after.accuracy), change),)
+    if before.lowest_cosine is not None and after.lowest_cosine is not None:
+        return (
+            Row("cosine with the network's own outputs", f"{before.accuracy:.4f}", f"{after.accuracy:.4f}", change),
+            Row("its lowest", f"{before.lowest_cosine:.4f}", f"{after.lowest_cosine:.4f}", "-"),
+        )
     return (
-        Row("cosine with the network's own outputs", f"{before.accuracy:.4f}", f"{after.accuracy:.4f}", change),
-        Row("its lowest", f"{before.lowest_cosine:.4f}", f"{after.lowest_cosine:.4f}", "-"),
+        Row(scored_by(after), percent_text(before.accuracy), percent_text(after.accuracy), change),
+        *_beside("pixels, right", before.pixel_accuracy, after.pixel_accuracy),
+        *_beside("AP at IoU 0.5 to 0.95", before.strict_precision, after.strict_precision),
     )
+
+
+def _beside(name: str, before: float | None, after: float | None) -> tuple[Row, ...]:
+    """Return the row of a share that only some networks have, or none."""
+    if before is None or after is None:
+        return ()
+    return (Row(name, percent_text(before), percent_text(after), gain_text((after - before) * 100)),)
 
 
 def _top5(receipt: Receipt) -> tuple[Row, ...]:
     """Return the row of top-5 accuracy, or none where there are 5 classes or fewer."""
-    before, after = receipt.before.accuracy_top5, receipt.after.accuracy_top5
-    if before is None or after is None:
-        return ()
-    return (Row("accuracy, top-5", percent_text(before), percent_text(after), gain_text((after - before) * 100)),)
+    return _beside("accuracy, top-5", receipt.before.accuracy_top5, receipt.after.accuracy_top5)
 
 
 def _perplexity(receipt: Receipt) -> tuple[Row, ...]:

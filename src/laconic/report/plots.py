@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, TypeAlias
 from laconic.files import write_bytes
 from laconic.receipt import Layer, Receipt
 from laconic.report.bars import pair, pairs
+from laconic.report.comparison import scored_by
 from laconic.report.palette import FAINT, INK
 from laconic.report.scatter import Point, scatter
-from laconic.report.units import bytes_text, count_text, milliseconds_text, percent_text
+from laconic.report.units import bytes_text, capital, count_text, milliseconds_text, percent_text
 
 if TYPE_CHECKING:
     import altair as alt
@@ -33,7 +34,7 @@ def before_after(receipt: Receipt) -> tuple[alt.LayerChart, ...]:
     return (
         pair("File size", [each.file_bytes for each in both], bytes_text),
         pair("Latency, batch 1", [each.median for each in latencies], milliseconds_text, latencies),
-        pair("Accuracy, top-1" if receipt.after.lowest_cosine is None else "Cosine", [each.accuracy for each in both], percent_text),
+        pair(capital(scored_by(receipt.after)), [each.accuracy for each in both], percent_text),
     )
 
 

@@ -97,6 +97,15 @@ def score_text(score: float) -> str:
     return percent_text(score) if score >= 0 else f"perplexity {math.exp(-score):.4g}"
 
 
+def capital(text: str) -> str:
+    """Begin a text with a capital letter and leave the rest as it is.
+
+    >>> capital("mean IoU")
+    'Mean IoU'
+    """
+    return text[:1].upper() + text[1:]
+
+
 def points_text(drop: float) -> str:
     """Return a drop of accuracy (percentage points; negative: gained) in words.
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from laconic.program import Program
 from laconic.program.represent import stored_tensor
+from laconic.train import classes_last
 
 _LEAST = 0.01  # of the mean, so that a weight that no input reaches has an importance too
 
@@ -34,7 +35,7 @@ def importance(program: Program, names: list[str], inputs: Tensor, generator: to
         with torch.enable_grad():
             output = program(example)
             logits = output[0] if isinstance(output, tuple) else output
-            chances = logits.float().log_softmax(-1).flatten(0, -2)
+            chances = classes_last(logits.float()).log_softmax(-1).flatten(0, -2)
         labels = torch.multinomial(chances.detach().exp().cpu(), 1, generator=generator).to(chances.device)
         slopes = torch.autograd.grad(chances.gather(1, labels).sum(), learned, allow_unused=True) if chances.requires_grad else ()
         for tensor, slope in zip(learned, slopes, strict=False):

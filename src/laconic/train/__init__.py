@@ -3,7 +3,7 @@
 from laconic.train.batches import Batches, Drawn
 from laconic.train.imitation import response_loss
 from laconic.train.loop import fit
-from laconic.train.objective import Loss, Score, cross_entropy, log_likelihood, top1, usual_score
+from laconic.train.objective import Loss, Score, classes_last, cross_entropy, label_loss, log_likelihood, top1, usual_score
 from laconic.train.settings import Epoch, Fitted, Training
 from laconic.train.state import AfterBatch, AfterEpoch, describe
 
@@ -17,9 +17,11 @@ __all__ = [
     "Loss",
     "Score",
     "Training",
+    "classes_last",
     "cross_entropy",
     "describe",
     "fit",
+    "label_loss",
     "log_likelihood",
     "response_loss",
     "top1",

@@ -10,6 +10,7 @@ from laconic.errors import LaconicError
 
 SHAPES: dict[str, tuple[int, ...]] = {
     "char_transformer": (256,),
+    "detector": (3, 64, 64),
     "digits_cnn": (1, 8, 8),
     "lenet300": (1, 28, 28),
     "lenet5": (1, 28, 28),
@@ -19,6 +20,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "recursive": (1, 28, 28),
     "resnet20": (3, 32, 32),
     "resnet56": (3, 32, 32),
+    "segmenter": (3, 64, 64),
     "sentence_cnn": (64,),
     "speech": (40, 98),
     "stories260k": (128,),

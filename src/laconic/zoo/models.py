@@ -16,6 +16,7 @@ from laconic.zoo.minilm import minilm
 from laconic.zoo.mobilenet import mobilenet_v2
 from laconic.zoo.recursive import recursive
 from laconic.zoo.resnet import resnet20, resnet56, shortcut_of
+from laconic.zoo.scenes import detector, segmenter
 from laconic.zoo.sentence_cnn import sentence_cnn
 from laconic.zoo.sentiment import minilm_classifier
 from laconic.zoo.speech import speech
@@ -23,6 +24,7 @@ from laconic.zoo.weights import load_weights, read_weights
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
     "char_transformer": char_transformer,
+    "detector": detector,
     "digits_cnn": digits_cnn,
     "lenet300": lenet300,
     "lenet5": lenet5,
@@ -32,6 +34,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "recursive": recursive,
     "resnet20": resnet20,
     "resnet56": resnet56,
+    "segmenter": segmenter,
     "sentence_cnn": sentence_cnn,
     "speech": speech,
     "stories260k": stories260k,
