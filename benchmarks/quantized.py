@@ -43,7 +43,7 @@ RECIPES: dict[str, tuple[tuple[str, ...], list[dict[str, dict[str, Any]]]]] = {
         RESNET20,
         [{"quantize.Training": {"weight_bits": 4, "activation_bits": 4, "epochs": 5, "learning_rate": 0.0005}}],
     ),
-    "resnet20-cifar10-jpeg-w2a2": (RESNET20, [{"quantize.Training": {"weight_bits": 2, "activation_bits": 2, "epochs": 12}}]),
+    "resnet20-cifar10-jpeg-w2a2": (RESNET20, [{"quantize.Training": {"weight_bits": 2, "activation_bits": 2, "epochs": 15}}]),
     "resnet20-cifar10-jpeg-w1a1": (
         RESNET20,
         [{"quantize.Training": {"weight_bits": 1, "activation_bits": 1, "epochs": 15, "wide": ["*downsample*"]}}],

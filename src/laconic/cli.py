@@ -81,6 +81,14 @@ Runtime = Annotated[
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, for machines.")]
+Control = Annotated[
+    int,
+    typer.Option(
+        min=0,
+        help="Also run the recipe with and without its teacher's answers on so many seeds, and print what these gain on the validation "
+        "split; 0: do not.",
+    ),
+]
 Epochs = Annotated[int, typer.Option(min=1, help="Epochs of recipes that train; four times as many where structures were removed.")]
 
 
@@ -141,6 +149,7 @@ def compress(
     weights: Weights = None,
     runtime: Runtime = "onnxruntime",
     against: Against = "labels",
+    control: Control = 0,
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
@@ -157,7 +166,7 @@ def compress(
     from laconic.job import Origin
     from laconic.recipe import read_recipe
 
-    _apply(read_recipe(recipe), Origin(model, data, weights, data_root, seed, against), out, runtime, threads, as_json)
+    _apply(read_recipe(recipe), Origin(model, data, weights, data_root, seed, against), out, runtime, threads, as_json, control)
 
 
 @app.command()
@@ -196,6 +205,7 @@ def distill(
         typer.Option(min=1, help="Ask the teacher once for so many views of every example, and use the answers again: saves its time."),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder in which these answers outlive the run.")] = None,
+    control: Control = 0,
     runtime: Runtime = "onnxruntime",
     data_root: DataRoot = None,
     seed: Seed = 0,
@@ -218,17 +228,20 @@ def distill(
     settings |= {"schedule": schedule, "weight_decay": weight_decay, "temperature": temperature, "alpha": alpha, "views": views}
     settings |= {"cache": str(cache)} if cache else {}
     steps = parse(plan(student, student_weights, method, settings))
-    _apply(steps, Origin(teacher, data, teacher_weights, data_root, seed), out, runtime, threads, as_json)
+    _apply(steps, Origin(teacher, data, teacher_weights, data_root, seed), out, runtime, threads, as_json, control)
 
 
-def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threads: int, as_json: bool) -> None:
+def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threads: int, as_json: bool, control: int) -> None:
     """Apply steps to a network, deliver the file and finish."""
     from laconic.deliver import Delivery, deliver, export_each, fastest, fastest_float
+    from laconic.files import write_text
     from laconic.job import out_folder, prepare
     from laconic.program import clone
     from laconic.recipe import apply, check_needs, check_patterns, not_kept, plain, read_files
+    from laconic.report.comparison import gained
     from laconic.runtimes import candidates
     from laconic.runtimes import runtime as known
+    from laconic.search import gain, on_labels_alone
     from laconic.store import key
 
     runtimes = candidates(runtime)
@@ -236,6 +249,8 @@ def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threa
     job = prepare(origin, threads, runtime=runtimes[0])
     check_needs(steps, job.context)
     check_patterns(job.program, steps)
+    if control:
+        on_labels_alone(steps)
     for each in runtimes:
         for note in not_kept(steps, known(each).KEEPS, job.program):
             _say(
@@ -247,6 +262,10 @@ def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threa
     name = f"artifact-{key(job.model_hash, job.data_hash, origin.seed, plain(steps), *read_files(steps))}"
     files = export_each(compressed.program, name, runtimes, job, store, _say)
     receipt = deliver(Delivery(job, baseline, fastest(files, job, store), compressed, plain(steps)), folder, store, _say)
+    if control:
+        found = gain(job, steps, control, store, _say)
+        write_text(folder / "control.json", json.dumps(found.plain(), indent=1) + "\n")
+        _say(f"{gained(found)}: {out / 'control.json'}")
     _finish(receipt, out, as_json)
 
 

@@ -115,11 +115,19 @@ class Compressed:
 
 
 def apply(
-    program: Program, steps: Sequence[Step], context: Context, store: Store | None = None, say: Callable[[str], None] | None = None
+    program: Program,
+    steps: Sequence[Step],
+    context: Context,
+    store: Store | None = None,
+    say: Callable[[str], None] | None = None,
+    alone: bool = False,
 ) -> Compressed:
-    """Apply `steps` in order to a captured program, telling `say` each step's name first; see `compress`."""
+    """Apply `steps` in order to a captured program, telling `say` each step's name first; see `compress`.
+
+    `alone`: without a teacher; what trains learns from labels alone.
+    """
     check_patterns(program, steps)
-    context = replace(context, teacher=context.teacher or clone(program))
+    context = replace(context, teacher=None if alone else context.teacher or clone(program))
     name, journal = _start(program, context) if store else "", list[JournalEntry]()
     for step in steps:
         name = key(name, step_name(step), settings(step), *read_files([step]))
@@ -132,8 +140,7 @@ def apply(
 
 def _start(program: Program, context: Context) -> str:
     """Return a name made from everything that the first step's result depends on."""
-    assert context.teacher is not None
-    networks = [contract.fingerprint(program), contract.fingerprint(context.teacher)]
+    networks = [contract.fingerprint(each) for each in (program, context.teacher) if each is not None]
     return key(__version__, networks, fingerprint(context.splits), describe(context.score), context.seed)
 
 

@@ -251,7 +251,7 @@ def one_by_one(batch, generator):
 def test_views_come_back_the_same_and_their_answers_are_asked_for_once(augment, program, splits, tmp_path):
     train = splits.train.take(slice(0, 130))
     ask = Counting(program)
-    kept = Remembered(train, augment, ask, 2, 5, "cpu", tmp_path)
+    kept = Remembered(train, augment, ask, 2, 5, "cpu", tmp_path, 4.0)
     ask.asked = 0
     first, second, again = (drawn(kept, epoch, 130, order_seed=epoch) for epoch in (0, 1, 2))
     assert ask.asked == 260
@@ -261,7 +261,7 @@ def test_views_come_back_the_same_and_their_answers_are_asked_for_once(augment, 
     torch.testing.assert_close(first[2], ask.teacher(first[0])[0], rtol=2e-3, atol=2e-3)
     kept.keep()
     other_ask = Counting(program)
-    other = Remembered(train, augment, other_ask, 2, 5, "cpu", tmp_path)
+    other = Remembered(train, augment, other_ask, 2, 5, "cpu", tmp_path, 4.0)
     other_ask.asked = 0
     for epoch, wanted in ((0, first), (1, second)):
         for one, two in zip(drawn(other, epoch, 130, order_seed=9), wanted, strict=True):
@@ -271,12 +271,12 @@ def test_views_come_back_the_same_and_their_answers_are_asked_for_once(augment, 
 
 def test_what_is_missing_or_damaged_is_asked_for_again(program, splits, tmp_path):
     train, ask = splits.train.take(slice(0, 60)), Counting(program)
-    kept = Remembered(train, None, ask, 1, 0, "cpu", tmp_path)
+    kept = Remembered(train, None, ask, 1, 0, "cpu", tmp_path, 4.0)
     kept(np.arange(20), 0, torch.Generator())
     kept.keep()
     [path] = tmp_path.iterdir()
     ask.asked = 0
-    later = Remembered(train, None, ask, 1, 0, "cpu", tmp_path)
+    later = Remembered(train, None, ask, 1, 0, "cpu", tmp_path, 4.0)
     ask.asked = 0
     drawn(later, 0, 60)
     assert ask.asked == 40
@@ -284,7 +284,7 @@ def test_what_is_missing_or_damaged_is_asked_for_again(program, splits, tmp_path
     content = bytearray(path.read_bytes())
     content[100] ^= 1
     path.write_bytes(content)
-    spoilt = Remembered(train, None, ask, 1, 0, "cpu", tmp_path)
+    spoilt = Remembered(train, None, ask, 1, 0, "cpu", tmp_path, 4.0)
     ask.asked = 0
     drawn(spoilt, 0, 60)
     assert ask.asked == 60

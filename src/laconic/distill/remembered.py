@@ -4,13 +4,12 @@ A view is what augmentation makes of an example, drawn from (seed, view, example
 turn comes. Source: L. Beyer, X. Zhai, A. Royer, L. Markeeva, R. Anil, A. Kolesnikov, "Knowledge Distillation: A Good Teacher Is Patient and
 Consistent", CVPR 2022: teacher and student are to see the very same view, which answers that were computed before for another do not give.
 
-The answers to one view lie in memory at a time, two bytes a number, and in a file of their own with a checksum. What is not known yet is
-asked when it is needed; a file that was damaged is asked for again.
+The answers to one view lie in memory at a time, as `distill.kept` writes them, and in a file of their own with a checksum. What is not
+known yet is asked when it is needed; a file that was damaged is asked for again.
 """
 
 import hashlib
 from collections.abc import Callable
-from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,22 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from laconic.data.dataset import Augment, Split
+from laconic.distill.kept import Form, Likeliest, Whole, form_of
 from laconic.files import write_bytes
 
 Ask = Callable[[Tensor], tuple[Tensor, ...]]
 """Maps inputs to a teacher's answers."""
 
 LARGEST = 2 << 30  # bytes that the answers to one view may take in memory
-_LARGEST_HALF = 65504.0
+_PROBED = 64  # examples whose answers tell how they are kept
 
 
 class Remembered:
     """The batches of a training with a teacher's answers behind the labels."""
 
-    def __init__(self, split: Split, augment: Augment | None, ask: Ask, views: int, seed: int, device: str, folder: Path | None) -> None:
+    def __init__(
+        self, split: Split, augment: Augment | None, ask: Ask, views: int, seed: int, device: str, folder: Path | None, temperature: float
+    ) -> None:
         """Take what batches are drawn from, who answers, and how many views of an example there are.
 
         Args:
@@ -43,17 +45,30 @@ class Remembered:
             seed: of the views.
             device: where the teacher is.
             folder: where answers are kept; None: in memory only, of one view at a time.
+            temperature: at which logits are compared.
         """
         self._split, self._augment, self._ask, self._device, self._folder = split, augment, ask, device, folder
         self.views, self.seed = views, seed
         self._view, self._drawn, self._changed = -1, torch.empty(0), False
-        self._shapes = self._probe()
+        self._forms = self._probe(temperature)
         self._table = np.empty((0, 0), np.float16)
 
     @property
     def bytes(self) -> int:
         """What the answers to one view take."""
-        return 2 * len(self._split) * sum(map(prod, self._shapes))
+        return 2 * len(self._split) * self._columns
+
+    @property
+    def about(self) -> str:
+        """How answers are kept, in words."""
+        logits = self._forms[0]
+        if isinstance(logits, Likeliest):
+            return f"of the teacher's answers the {logits.count} likeliest of {logits.shape[-1]} classes are kept: they say 99 % or more"
+        return "the teacher's answers are kept whole"
+
+    @property
+    def _columns(self) -> int:
+        return sum(form.columns for form in self._forms)
 
     def __call__(self, indices: NDArray[np.int64], epoch: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Return inputs, labels and answers; the generator is not used, since views are to come again."""
@@ -65,11 +80,11 @@ class Remembered:
         unknown = np.isnan(self._table[indices, 0])
         if unknown.any():
             asked = self._ask(inputs[torch.from_numpy(unknown)].to(self._device))
-            rows = torch.cat([answer.float().flatten(1) for answer in asked], 1).clamp(-_LARGEST_HALF, _LARGEST_HALF)
-            self._table[indices[unknown]] = rows.half().cpu().numpy()
+            rows = [form.written(answer.cpu()).numpy() for form, answer in zip(self._forms, asked, strict=True)]
+            self._table[indices[unknown]] = np.concatenate(rows, 1)
             self._changed = True
-        parts = torch.from_numpy(self._table[indices]).float().split([prod(shape) for shape in self._shapes], 1)
-        return inputs, labels, *(part.reshape(-1, *shape) for part, shape in zip(parts, self._shapes, strict=True))
+        parts = torch.from_numpy(self._table[indices]).split([form.columns for form in self._forms], 1)
+        return inputs, labels, *(form.read(part) for form, part in zip(self._forms, parts, strict=True))
 
     def keep(self, _: Any = None) -> None:
         """Write what is new of this view."""
@@ -78,14 +93,15 @@ class Remembered:
             write_bytes(self._path(self._view), hashlib.sha256(content).digest() + content)
         self._changed = False
 
-    def _probe(self) -> list[tuple[int, ...]]:
-        """Return the shapes of the answers to one example."""
-        inputs, _ = self._split.batch(np.arange(min(2, len(self._split))))
-        return [tuple(answer.shape[1:]) for answer in self._ask(inputs.to(self._device))]
+    def _probe(self, temperature: float) -> list[Form]:
+        """Ask for the answers to some examples, and choose how such are kept."""
+        inputs, _ = self._split.batch(np.arange(min(_PROBED, len(self._split))))
+        logits, *features = self._ask(inputs.to(self._device))
+        return [form_of(logits.cpu(), temperature), *(Whole(tuple(each.shape[1:])) for each in features)]
 
     def _turn_to(self, view: int) -> None:
-        self._view, columns = view, sum(map(prod, self._shapes))
-        self._table = self._read(view, columns)
+        self._view = view
+        self._table = self._read(view, self._columns)
         if hasattr(self._augment, "draw"):
             self._drawn = self._augment.draw(len(self._split), _generator(self.seed, view, len(self._split)))  # type: ignore[union-attr]
 

@@ -108,12 +108,13 @@ class Taught(Training):
         splits, names = context.splits, (answers.teacher, answers.places, str(self.temperature), data_fingerprint(context.splits))
         root = self.cache or (context.folder / "teacher" if context.folder else None)
         folder = root / _digest(names) if root else None
-        kept = Remembered(context.splits.train, splits.augment, answers, self.views, context.seed, context.device, folder)
+        kept = Remembered(context.splits.train, splits.augment, answers, self.views, context.seed, context.device, folder, self.temperature)
         if kept.bytes > LARGEST:
             raise LaconicError(
                 f"{step_name(self)}: the answers to one view of all examples take {kept.bytes / 1e9:.1f} GB, more than "
                 f"{LARGEST / 1e9:.1f}; leave views out, or compare fewer layers"
             )
+        context.note(f"{kept.about}; {kept.bytes:,} bytes to a view of all examples")
         return kept
 
 
