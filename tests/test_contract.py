@@ -42,6 +42,10 @@ SETTINGS = {
     **{f"distill.{name}": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"} for name in ("BornAgain", "Exits", "Feature", "Mutual")},
     "distill.Relation": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
     "distill.Response": {"epochs": 1, "learning_rate": 0.02, "autocast": "off"},
+    "factorize.CP": {"macs": 0.99},
+    "factorize.Mixed": {"macs": 0.99, "training": Training(epochs=1, batch=32, learning_rate=0.02, autocast="off")},
+    "factorize.SVD": {"macs": 0.99},
+    "factorize.Tucker": {"macs": 0.99},
     "prune.Filters": {"ratio": 0.3},
     "prune.Gradual": SPARSE,
     "prune.Heads": {"ratio": 0.5},
@@ -63,6 +67,10 @@ OTHER_SETTINGS = {
     "distill.Relation": {"loss": "contrast", "length": 64, "sharpness": 0.2, "cache": Path("answers")},
     "distill.Student": {"model": "zoo:resnet20", "weights": Path("r20.safetensors")},
     "distill.Response": {"temperature": 2.5, "alpha": 0.25, "epochs": 3, "warmup": 0.1},
+    "factorize.CP": {"rank": 3, "exclude": ("stem",)},
+    "factorize.Mixed": {"bytes": 0.75, "kinds": ("svd", "cp"), "examples": 32, "training": Training(epochs=3, ema=0.9)},
+    "factorize.SVD": {"rank": "variational", "split": "spatial", "whiten": False},
+    "factorize.Tucker": {"latency": 0.8, "faster": False, "include": ("left",)},
     "prune.Filters": {"macs": 0.6, "importance": "l2", "rounds": 2, "training": Training(epochs=2, ema=0.9), "exclude": ("head",)},
     "prune.Gradual": {"sparsity": 0.95, "initial": 0.5, "begin": 0.1, "end": 0.5, "straight_through": True, "epochs": 3, "alpha": 0.0},
     "prune.Heads": {"ratio": 0.25, "scope": "group", "importance": "fisher", "include": ("query",)},
@@ -141,15 +149,18 @@ ANEW = ("distill.BornAgain", "distill.Mutual", "distill.Student")
 COMPRESSED = [name for name in STEPS if name.startswith(("quantize.", "share."))]
 COMPRESSED += [f"prune.{name}" for name in ("Gradual", "Magnitude", "Movement", "NofM", "Rounds", "SparseGPT", "Wanda")]
 REFUSED |= set(itertools.product(COMPRESSED, ANEW))
+APART = tuple(name for name in STEPS if name.startswith("factorize."))
+REFUSED |= set(itertools.product(COMPRESSED, APART))
 
 # Steps that leave a network of the kind that distill.Response does, so that it stands for them where another follows; and of those that
 # train what they are given, one step of each kind of representation stands for all before them
 LIKE_RESPONSE = {f"distill.{name}" for name in ("BornAgain", "Exits", "Feature", "Mutual", "Relation", "Student")}
+LIKE_MIXED = {"factorize.CP", "factorize.SVD", "factorize.Tucker"}
 KINDS = ("prune.Magnitude", "prune.Filters", "quantize.Static", "share.KMeans", "distill.Response")
 PAIRS = [
     (first, second)
     for first, second in itertools.product(STEPS, STEPS)
-    if first not in LIKE_RESPONSE and (second not in LIKE_RESPONSE or second in ANEW or first in KINDS)
+    if first not in LIKE_RESPONSE | LIKE_MIXED and (second not in LIKE_RESPONSE | LIKE_MIXED or second in ANEW or first in KINDS)
 ]
 
 # Steps that need a network of their own kind: the fixture that gives it, trained
@@ -160,6 +171,11 @@ ONLY_ON = {
     "distill.Exits": set(NETWORKS) - {"attention", "gru", "lstm", "norms", "no-grad", "root-parameters", "buffers"},  # one value on the way
     "distill.Feature": {kind for kind in NETWORKS if kind != "buffers"},  # which has no layer before its output
     "distill.Relation": {kind for kind in NETWORKS if kind != "buffers"},
+    **dict.fromkeys(
+        ("factorize.CP", "factorize.Tucker"),  # for convolutions
+        set(NETWORKS) - {"attention", "transformer", "gru", "lstm", "dropout", "no-grad", "buffers"},
+    ),
+    **dict.fromkeys(("factorize.SVD", "factorize.Mixed"), set(NETWORKS) - {"gru", "lstm"}),  # whose matrices are read in one operation
     "prune.Filters": {kind for kind in NETWORKS if kind != "buffers"},
     "prune.Heads": {"attention", "transformer"},
     "prune.Layers": {"attention", "transformer", "depthwise"},

@@ -11,7 +11,7 @@ import yaml
 from pydantic import TypeAdapter, ValidationError
 from torch import nn
 
-from laconic import contract, distill, prune, quantize, share, tune
+from laconic import contract, distill, factorize, prune, quantize, share, tune
 from laconic.context import Context
 from laconic.data import fingerprint
 from laconic.errors import LaconicError, unknown
@@ -24,7 +24,14 @@ from laconic.store import Store, key
 from laconic.train import describe
 from laconic.version import __version__
 
-FAMILIES: dict[str, ModuleType] = {"distill": distill, "prune": prune, "quantize": quantize, "share": share, "tune": tune}
+FAMILIES: dict[str, ModuleType] = {
+    "distill": distill,
+    "factorize": factorize,
+    "prune": prune,
+    "quantize": quantize,
+    "share": share,
+    "tune": tune,
+}
 """The families of techniques; `__all__` of each is its list of steps."""
 
 PlainRecipe = list[dict[str, dict[str, Any]]]

@@ -47,7 +47,7 @@ class Layer:
         """Return the inputs of every output position, one per row: (positions, groups * in * kernel), as `weight[o].flatten()`."""
         if not self.spatial:
             return value.reshape(-1, value.shape[-1])
-        stride, padding, dilation = (self._each(name) for name in ("stride", "padding", "dilation"))
+        stride, padding, dilation = (self.each(name) for name in ("stride", "padding", "dilation"))
         if self.spatial == 1:
             value, stride, padding, dilation = value.unsqueeze(2), [1, *stride], [0, *padding], [1, *dilation]
         kernel = self.shape[2:] if self.spatial == 2 else (1, *self.shape[2:])
@@ -63,7 +63,7 @@ class Layer:
         """Return the axis of the output channels in what it computes."""
         return 1 if self.spatial else -1
 
-    def _each(self, name: str) -> list[int]:
+    def each(self, name: str) -> list[int]:
         """Return an argument for every spatial dimension, where one may be written for all."""
         given: Any = argument(self.node, name)
         values = [given] if isinstance(given, int) else list(given)

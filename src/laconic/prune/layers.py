@@ -14,14 +14,13 @@ from torch import Tensor, fx
 
 from laconic.context import Context
 from laconic.errors import NotApplicableError, UnreachableError
+from laconic.goal import Goal
 from laconic.measure import macs, macs_per_node
 from laconic.program import Program, clone, packed, packed_bytes, weights
 from laconic.program.blocks import Block, blocks, only_for, remove
 from laconic.program.observe import observe
 from laconic.program.select import matches
-from laconic.prune.goal import Goal
-from laconic.prune.recover import recover, retrain
-from laconic.prune.structured import check_data
+from laconic.recover import check_data, recover, retrain
 from laconic.step import Patterns, step
 from laconic.train import Training
 from laconic.train.imitation import softened_divergence

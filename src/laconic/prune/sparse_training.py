@@ -13,8 +13,8 @@ from laconic.program import Mask, Program, Weight, read, represent, weights
 from laconic.program.represent import seen_by
 from laconic.prune.allocation import count_of
 from laconic.prune.magnitude import check_not_emptied, check_zeroes_more, lowest_of_all, smallest, smallest_of_all
-from laconic.prune.recover import taught
 from laconic.prune.selection import lowest
+from laconic.recover import taught
 from laconic.step import Patterns, step_name
 from laconic.train import AfterBatch, Fitted, Training
 

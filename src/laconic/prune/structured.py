@@ -11,16 +11,16 @@ from pydantic.dataclasses import dataclass
 
 from laconic.context import Context
 from laconic.errors import LaconicError, NotApplicableError, UnreachableError
+from laconic.goal import Goal, Unit
 from laconic.program import Program, clone, weights
 from laconic.program.cost import mac_costs
 from laconic.program.cut import KeptChannels, cut, slices
 from laconic.program.groups import Found, Group, find
 from laconic.program.select import matches
-from laconic.prune.goal import Goal, Unit
 from laconic.prune.ranking import Importance, Ranking, ranking
-from laconic.prune.recover import Recovery, recover, retrain
 from laconic.prune.shrinking import Shrinking
 from laconic.prune.target import TOLERANCE, Target, check_reachable, choose, cost
+from laconic.recover import Recovery, check_data, recover, retrain
 from laconic.step import Patterns
 from laconic.train import Training
 
@@ -85,21 +85,6 @@ def prune(program: Program, work: Work, context: Context) -> Program:
             _cut_and_recover(program, keep, found, settings, context)
             retrain(program, settings.training, context, f"round {number} of {rounds}")
     return program
-
-
-def check_data(program: Program, context: Context, training: Training | None) -> None:
-    """Find calibration data of another shape or type than the network takes, and training without data for it.
-
-    Raises:
-        LaconicError: says both sides.
-    """
-    if training is not None and context.splits.train is None:
-        raise LaconicError("training was asked for, and the data has no training split; leave it out, or give data with a `train` part")
-    wanted = [(tuple(entry.shape), entry.dtype) for entry in program.inputs]
-    came = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in context.example()]
-    if wanted != came:
-        words = [", ".join(f"{shape} {dtype}" for shape, dtype in each) for each in (wanted, came)]
-        raise LaconicError(f"the network takes inputs of shape {words[0]}, the calibration data has {words[1]}")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,11 +5,11 @@ from dataclasses import dataclass, field
 from math import ceil
 
 from laconic.errors import UnreachableError
+from laconic.goal import Unit
 from laconic.program.cost import Cost, byte_costs, mac_costs
 from laconic.program.groups import Found, Group
 from laconic.program.sizes import Sizes
 from laconic.program.walk import Walk
-from laconic.prune.goal import Unit
 from laconic.prune.ranking import Ranking
 
 TOLERANCE = 0.02

@@ -10,7 +10,7 @@ from laconic.program.cut import cut, slices
 from laconic.program.groups import channel_groups
 from laconic.program.layers import layers
 from laconic.program.observe import observe
-from laconic.prune.recover import recover
+from laconic.recover import recover
 from networks import captured
 
 CONVOLUTIONAL = ["convolution", "residual", "concat", "grouped", "depthwise", "one-dimensional", "norms"]
@@ -181,6 +181,6 @@ def test_what_is_represented_or_shared_is_not_fitted(context_of, random_context)
 def test_fitting_happens_in_slices_of_the_data_as_well_as_at_once(context_of, monkeypatch):
     program, context = captured("residual")[0], context_of("residual")
     found = [recovered(program, halves(program), context)[0]]
-    monkeypatch.setattr("laconic.prune.recover._ROWS", 500)
+    monkeypatch.setattr("laconic.recover._ROWS", 500)
     found.append(recovered(program, halves(program), context)[0])
     torch.testing.assert_close(outputs(found[0], context), outputs(found[1], context), rtol=1e-3, atol=1e-4)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, fx
 
 from laconic.context import Context
+from laconic.errors import LaconicError
 from laconic.numeric.elimination import LARGEST, ridge
 from laconic.program import Program, clone, read
 from laconic.program.cut import Slice
@@ -45,7 +46,7 @@ def recover(program: Program, whole: Program, sliced: Mapping[str, Sequence[Slic
     if how == "none":
         return []
     shortened = _shortened(program, sliced) if how == "least-squares" else {}
-    norms = {node for node in program.graph.nodes if node.target == aten.batch_norm.default and isinstance(node.args[3], fx.Node)}
+    norms = running_norms(program)
     inputs = torch.cat(list(context.calibration()))[: examples_at_once(whole)]
     with torch.no_grad():
         for each, values, reference in side_by_side(program.eval(), whole.eval(), inputs):
@@ -54,8 +55,23 @@ def recover(program: Program, whole: Program, sliced: Mapping[str, Sequence[Slic
                 layer = shortened[node]
                 _fit(program, layer, values[layer.source], _kept_outputs(layer, reference, sliced))
             elif node in norms:
-                _measure(program, node, values[node.args[0]])
+                measure_norm(program, node, values[node.args[0]])
     return [layer.weight for layer in shortened.values()]
+
+
+def check_data(program: Program, context: Context, training: Training | None) -> None:
+    """Find calibration data of another shape or type than the network takes, and training without data for it.
+
+    Raises:
+        LaconicError: says both sides.
+    """
+    if training is not None and context.splits.train is None:
+        raise LaconicError("training was asked for, and the data has no training split; leave it out, or give data with a `train` part")
+    wanted = [(tuple(entry.shape), entry.dtype) for entry in program.inputs]
+    came = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in context.example()]
+    if wanted != came:
+        words = [", ".join(f"{shape} {dtype}" for shape, dtype in each) for each in (wanted, came)]
+        raise LaconicError(f"the network takes inputs of shape {words[0]}, the calibration data has {words[1]}")
 
 
 def retrain(program: Program, training: Training | None, context: Context, label: str, after_batch: AfterBatch | None = None) -> None:
@@ -111,7 +127,12 @@ def _fit(program: Program, layer: Layer, inputs: Tensor, targets: Tensor) -> Non
         bias.copy_(fitted[:, layer.inputs])
 
 
-def _measure(program: Program, node: Node, inputs: Tensor) -> None:
+def running_norms(program: Program) -> set[fx.Node]:
+    """Return the batch norms that keep a running mean and variance."""
+    return {node for node in program.graph.nodes if node.target == aten.batch_norm.default and isinstance(node.args[3], fx.Node)}
+
+
+def measure_norm(program: Program, node: Node, inputs: Tensor) -> None:
     """Set the running mean and variance of a batch norm to those of its inputs."""
     over = [axis for axis in range(inputs.ndim) if axis != 1]
     mean, variance = (read(program, str(node.args[position].target)) for position in (3, 4))

@@ -1,0 +1,148 @@
+"""What every step that takes layers apart does: find the layers, choose ranks, put the parts in, fit and train them."""
+
+from collections.abc import Sequence
+from typing import Annotated, Literal, Self
+
+import torch
+from pydantic import ConfigDict, Field, model_validator
+from pydantic.dataclasses import dataclass
+
+from laconic.context import Context, calibration_inputs
+from laconic.errors import NotApplicableError
+from laconic.factorize.kinds import Kind, Option, Subject, stages, variational
+from laconic.factorize.plan import Curve, apart, check_rank, curves, seconds_of, subjects, within
+from laconic.factorize.refit import Part, refit
+from laconic.factorize.replace import put
+from laconic.goal import Share
+from laconic.measure import macs
+from laconic.program import Program, clone, packed_bytes, tidy
+from laconic.program.layers import layers
+from laconic.program.noise import decibels
+from laconic.program.shapes import infer_shapes
+from laconic.recover import check_data, retrain
+from laconic.step import Patterns
+from laconic.train import Training
+
+_SHARE = 0.5  # of the multiply-accumulates, where nothing is asked for
+_SLOWER = 1.02  # times the whole layer's seconds: from here on it is slower
+_TRIES = 4  # choices that are profiled for layers that become slower
+
+
+@dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
+class Factorized:
+    """How far layers are taken apart, and what is done for what is left."""
+
+    rank: Annotated[int, Field(ge=1, strict=True)] | Literal["variational"] | None = None  # of every layer; or by variational Bayes
+    macs: Share | None = None  # in place of rank: share of the multiply-accumulates that stays; half where nothing is given
+    bytes: Share | None = None  # in place of rank: share of the bytes that stays
+    latency: Share | None = None  # in place of rank: share of the latency on the runtime that stays
+    faster: bool = True  # leave layers whole that the runtime's profile shows to be slower in parts; where nothing is timed: leave it
+    whiten: bool = True  # choose and fit by the outputs on calibration data; no: by the weights alone
+    examples: Annotated[int, Field(ge=1)] = 64  # calibration inputs on which it is measured what an error in a layer does
+    training: Training | None = None  # afterwards, on labels and the answers of the network as it came; None: none
+    include: Patterns = ()  # name patterns of layers that may be taken apart; empty: all
+    exclude: Patterns = ()  # name patterns of layers that stay whole
+
+    @model_validator(mode="after")
+    def _one_target(self) -> Self:
+        given = [name for name in ("rank", "macs", "bytes", "latency") if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise ValueError(f"give one of rank, macs, bytes and latency, not {' and '.join(given)}")
+        return self
+
+    @property
+    def trains(self) -> bool:
+        """Whether training data are needed."""
+        return self.training is not None
+
+
+def factorize(program: Program, settings: Factorized, kinds: Sequence[Kind], context: Context) -> Program:
+    """Take the layers of a program apart, in place.
+
+    Raises:
+        LaconicError: the calibration data do not fit, a pattern matches nothing, a rank is above a layer's, or the target is out of reach.
+        NotApplicableError: there is no layer to take apart.
+    """
+    check_data(program, context, settings.training)
+    inputs, whole = torch.cat(calibration_inputs(program, context)), clone(program).eval()
+    found = subjects(whole, context, settings.whiten, settings.include, settings.exclude)
+    if isinstance(settings.rank, int):
+        check_rank(settings.rank, found, kinds)
+    known = curves(
+        whole, found, kinds, lambda subject, kind: _ranks(settings, subject, kind), inputs[: settings.examples], context.generator()
+    )
+    picked = _picked(whole, known, settings, context)
+    if not picked:
+        raise NotApplicableError("no layer is taken apart: none would be faster or smaller")
+    before = macs(whole, context.example()), packed_bytes(whole)
+    _put(program, whole, known, picked, settings, context)
+    after = macs(program, context.example()), packed_bytes(program)
+    context.note(
+        f"{len(picked)} of {len(found)} layers taken apart: {before[0] / after[0]:.2f}x fewer multiply-accumulates, "
+        f"{before[1] / after[1]:.2f}x fewer bytes"
+    )
+    retrain(program, settings.training, context, "training")
+    return program
+
+
+def _ranks(settings: Factorized, subject: Subject, kind: Kind) -> list[int] | None:
+    if settings.rank == "variational":
+        return variational(subject, kind)
+    return None if settings.rank is None else [min(settings.rank, subject.limit(kind))]
+
+
+def _picked(whole: Program, known: list[Curve], settings: Factorized, context: Context) -> dict[str, Option]:
+    """Return the chosen option of each layer that is taken apart, and say why."""
+    if settings.rank is not None:
+        picked = {curve.name: min(curve.options, key=lambda each: each.error) for curve in known}
+        _tell(known, picked, context)
+        return picked
+    unit, share = next(((name, value) for name in ("macs", "bytes", "latency") if (value := getattr(settings, name))), ("macs", _SHARE))
+    for number in range(_TRIES):
+        picked, allocation = within(whole, known, unit, share, context)
+        slower = _slower(whole, known, picked, context) if settings.faster and unit != "bytes" and context.layer_seconds else []
+        if not slower or number == _TRIES - 1:
+            break
+        context.note(f"slower in parts, so left whole: {', '.join(slower)}")
+        known = [curve for curve in known if curve.name not in slower]
+        if not known:
+            return {}
+    context.note(
+        f"{unit} {share:g}: predicted error {decibels(allocation.loss)} of the outputs, at most "
+        f"{allocation.gap / allocation.loss if allocation.loss else 0:.2%} above the least possible"
+    )
+    _tell(known, picked, context)
+    return picked
+
+
+def _slower(whole: Program, known: Sequence[Curve], picked: dict[str, Option], context: Context) -> list[str]:
+    """Return the layers that take longer in parts, by the runtime's profile of the whole network and of the one in parts."""
+    before, after = context.profiler()(whole), context.profiler()(apart(whole, known, picked, context))
+    return [name for name in picked if seconds_of(after, name) > _SLOWER * seconds_of(before, name) > 0]
+
+
+def _tell(known: Sequence[Curve], picked: dict[str, Option], context: Context) -> None:
+    for curve in known:
+        if curve.name in picked:
+            option = picked[curve.name]
+            context.note(f"{curve.name}: {option}, error {decibels(option.error)} of its outputs")
+
+
+def _put(
+    program: Program, whole: Program, known: Sequence[Curve], picked: dict[str, Option], settings: Factorized, context: Context
+) -> None:
+    """Put the parts in, and fit them on calibration data."""
+    found = [curve for curve in known if curve.name in picked]
+    by_weight = {layer.weight: layer for layer in layers(program)}
+    parts = dict[str, Part]()
+    for curve in found:
+        option, layer = picked[curve.name], by_weight[curve.subject.layer.weight]
+        names = put(program, layer, stages(curve.subject, option, context.generator()))
+        parts[layer.node.name] = Part(curve.subject, option, tuple(names))
+    tidy(program)
+    infer_shapes(program)
+    if settings.whiten:
+        refit(program, whole, parts, context)
+        unsure = [curve.name for curve in found if curve.subject.doubt > 0.5]
+        if unsure:
+            context.note(f"few examples: moments of different inputs count little in {', '.join(unsure)}")
