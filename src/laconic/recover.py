@@ -83,7 +83,7 @@ def retrain(program: Program, training: Training | None, context: Context, label
         return
     loss = taught(context, _TEMPERATURE, _ALPHA)
     folder = None if context.folder is None else context.folder / label.replace(" ", "-")
-    replace(context, folder=folder).fit(program, training, loss, f"pruning, {label}", after_batch)
+    replace(context, folder=folder).fit(program, training, loss, f"recovering, {label}", after_batch)
     context.note(f"{label}: trained for {training.epochs} epochs")
 
 

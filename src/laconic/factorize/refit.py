@@ -71,8 +71,8 @@ def _fit(program: Program, part: Part, now: Tensor, before: Tensor, context: Con
     count = 0
     for start in range(0, len(now), _AT_ONCE):
         ours, theirs = (_with_one(part.subject.rows(value[start : start + _AT_ONCE])) for value in (now, before))
-        moments += (ours.T @ ours).double()
-        crossed += (theirs.T @ ours).double()
+        moments += ours.T @ ours
+        crossed += theirs.T @ ours
         count += len(ours)
     moments, crossed = moments / count, crossed / count
     centred = layer.bias is not None or followed_by_norm(layer.node)
@@ -96,4 +96,5 @@ def _fit(program: Program, part: Part, now: Tensor, before: Tensor, context: Con
 
 
 def _with_one(rows: Tensor) -> Tensor:
-    return torch.cat([rows, torch.ones_like(rows[:, :1])], 1)
+    """Return rows with a 1 at their end, float64: what is left when means are taken off may be small."""
+    return torch.cat([rows, torch.ones_like(rows[:, :1])], 1).double()

@@ -64,8 +64,9 @@ def spectrum(matrix: Tensor, moments: Tensor | None = None) -> Spectrum:
 
 def _roots(moments: Tensor) -> tuple[Tensor, Tensor]:
     """Return `S` with `S S^T` the moments, and its inverse."""
-    scale, directions = torch.linalg.eigh(ridged(moments))
-    roots = scale.clamp_min(_TINY).sqrt()
+    safe = ridged(moments)
+    scale, directions = torch.linalg.eigh(safe)
+    roots = scale.clamp_min(float(_RIDGE * safe.diagonal().mean())).sqrt()  # moments summed in float32 may be a little below 0
     return directions * roots, (directions / roots).T
 
 
