@@ -2,6 +2,7 @@
 
     python benchmarks/distillation.py fsdd-student --compare        # the table: every method, validation split, seeds 0 to 2
     python benchmarks/distillation.py fsdd-student                  # the record: five seeds, test split
+    python benchmarks/distillation.py scenes-boxes --compare --methods plain divergence hint --seeds 1 2 3
     python benchmarks/distillation.py overhead                      # the time of an epoch with the teacher's answers kept
 
 Run it from the repository's root; it needs LACONIC_DATA. A seed trains its own teacher, since its validation split is its own; the first
@@ -61,6 +62,19 @@ WORKS = {
         {"alpha": 0.7, "temperature": 4.0},
         goal="at most 1/10 of the teacher's size, at most 0.5 points below it",
     ),
+    **{
+        f"scenes-{labels}": Work(
+            f"scenes?labels={labels}&train=4000",
+            teacher,
+            ("--epochs", "25", "--optimizer", "adamw", "--learning-rate", "0.004", "--weight-decay", "0.01"),
+            f"{teacher}?width=8",
+            {"epochs": 25, "optimizer": "adamw", "learning_rate": 0.006, "schedule": "one-cycle", "weight_decay": 0.01},
+            method,
+            {"alpha": 0.7, "temperature": 4.0},
+            goal="none: a composed task, for comparing methods",
+        )
+        for labels, teacher, method in (("maps", "zoo:segmenter", "channels"), ("boxes", "zoo:detector", "hint"))
+    },
 }
 
 

@@ -26,7 +26,7 @@ import yaml
 
 from laconic.context import Context
 from laconic.factorize import SVD, Mixed, Tucker
-from laconic.factorize.kinds import Kind, Option, options
+from laconic.factorize.kinds import Kind, Option
 from laconic.factorize.plan import Curve, apart, curves, subjects, within
 from laconic.job import Origin, prepare
 from laconic.measure import macs, parameters
@@ -61,7 +61,7 @@ def uniform(program: Program, context: Context, kind: Kind, share: float) -> Pro
         picked, known = dict[str, Option](), list[Curve]()
         for subject in found:
             rank = max(1, round(of_full * min(subject.channels[0], subject.weight.shape[1] if kind == "svd" else subject.channels[1])))
-            ways = tuple(options(subject, kind, [rank], context.generator())) if min(subject.layer.shape[:2]) > 3 else ()
+            ways = tuple(subject.options(kind, [rank], context.generator())) if min(subject.layer.shape[:2]) > 3 else ()
             if ways and ways[0].parameters < subject.weight.numel():
                 known.append(Curve(subject, ways, 1.0))
                 picked[known[-1].name] = ways[0]

@@ -188,8 +188,8 @@ def distill(
     method: Annotated[
         str,
         typer.Option(
-            help="What is learned beside the labels. Of the teacher's answers: divergence, decoupled, correlation, standardized; and of "
-            "values inside it: hint, attention, similarity, review; or of how examples stand to each other: distances, contrast."
+            help="What is learned beside the labels. Of the teacher's answers: divergence, decoupled, correlation, standardized, of maps "
+            "channels; of values inside it: hint, attention, similarity, review; of how examples stand to each other: distances, contrast."
         ),
     ] = "divergence",
     epochs: Annotated[int, typer.Option(min=1)] = 30,

@@ -7,7 +7,7 @@ from torch import nn
 
 from laconic.context import Context
 from laconic.data import Split, Splits
-from laconic.factorize.kinds import Option, macs_of_whole, options, product, stages
+from laconic.factorize.kinds import Option
 from laconic.factorize.plan import Curve, apart, subjects, within
 from laconic.measure import macs
 from laconic.program import capture, read
@@ -49,9 +49,9 @@ def everything(model, shape):
 @pytest.mark.parametrize("kind", KINDS)
 def test_costs_errors_and_outputs_are_those_of_the_network_that_is_made(kind, settings):
     program, context, [subject] = everything(One(**settings), (6, 10, 12))
-    assert macs_of_whole(subject) == macs(program, context.example())
+    assert subject.macs == macs(program, context.example())
     inputs = torch.cat(list(context.calibration()))
-    ways = options(subject, kind, [1, 3], context.generator())
+    ways = subject.options(kind, [1, 3], context.generator())
     assert len(ways) >= 2
     for way in ways:
         curve = Curve(subject, tuple(ways), 1.0)
@@ -64,7 +64,7 @@ def test_costs_errors_and_outputs_are_those_of_the_network_that_is_made(kind, se
                 each(inputs) - (0 if subject.layer.bias is None else read(each, "conv.bias").reshape(-1, 1, 1)) for each in (program, made)
             )
         assert relative_error(after, before) == pytest.approx(way.error, rel=0.05, abs=1e-6)
-        whole = product(subject, stages(subject, way, context.generator()))
+        whole = subject.product(subject.stages(way, context.generator()))
         dense = nn.functional.conv2d(
             inputs,
             whole.reshape(subject.layer.shape).float(),
@@ -79,7 +79,7 @@ def test_more_rank_is_never_worse_and_full_rank_is_exact(kind):
     _, context, [subject] = everything(One(kernel_size=3, padding=1), (6, 8, 8))
     ranks = list(range(1, subject.limit(kind) + 1))
     ranks = ranks if kind != "cp" else [1, 2, 4, 8, 16, 32, ranks[-1]]
-    errors = [min(way.error for way in options(subject, kind, [rank], context.generator())) for rank in ranks]
+    errors = [min(way.error for way in subject.options(kind, [rank], context.generator())) for rank in ranks]
     slack = 0.02 if kind == "cp" else 1e-9
     assert all(later <= earlier + slack for earlier, later in pairwise(errors))
     assert errors[-1] < (1e-2 if kind == "cp" else 1e-6)
@@ -99,18 +99,54 @@ def test_linear_layers_and_series_are_taken_apart_too():
     assert [subject.layer.weight for subject in found] == ["conv.weight", "fc.weight"]
     for subject in found:
         for kind in KINDS:
-            for way in options(subject, kind, [2], context.generator()):
+            for way in subject.options(kind, [2], context.generator()):
                 curve = Curve(subject, (way,), 1.0)
                 made = apart(program, [curve], {curve.name: way}, context)
-                assert macs(made, context.example()) - macs(program, context.example()) == way.macs - macs_of_whole(subject)
+                assert macs(made, context.example()) - macs(program, context.example()) == way.macs - subject.macs
     assert not found[1].fits("tucker")
     assert not found[0].fits("spatial")
+
+
+class Words(nn.Module):
+    """A table of words, and a layer on the mean of a sentence."""
+
+    def __init__(self):
+        super().__init__()
+        self.words, self.fc = nn.Embedding(40, 12), nn.Linear(12, 5)
+
+    def forward(self, x):
+        return self.fc(self.words(x).mean(1))
+
+
+def test_a_table_of_words_becomes_a_narrower_one_by_the_words_that_occur():
+    torch.manual_seed(0)
+    sentences = torch.randint(0, 8, (200, 6))  # of forty words eight occur
+    part = Split(sentences.numpy(), torch.zeros(200).long().numpy())
+    context = Context(Splits(None, part, part, part))
+    program = capture(Words().eval(), context.example())
+    for whiten in (True, False):
+        found = subjects(program, context, whiten, ("words*",), ())
+        [subject] = found
+        ways = subject.options("svd", [2, 5, 12], context.generator())
+        assert not subject.options("tucker", None, context.generator())
+        for way in ways:
+            curve = Curve(subject, (way,), 1.0)
+            made = apart(program, [curve], {curve.name: way}, context)
+            assert made.get_parameter("words.down.weight").shape == (40, way.ranks[0])
+            assert way.macs == macs(made, context.example()) - macs(program, context.example())
+            table = made.get_parameter("words.down.weight") @ made.get_parameter("words.up.weight").T
+            torch.testing.assert_close(subject.product(subject.stages(way, context.generator())).float(), table)
+            often = torch.bincount(sentences.flatten(), minlength=40) + 1.0 if whiten else torch.ones(40)
+            apart_by = (often[:, None] * (table - program.get_parameter("words.weight")).square()).sum()
+            whole = (often[:, None] * program.get_parameter("words.weight").square()).sum()
+            assert (apart_by / whole).item() == pytest.approx(way.error, rel=1e-3, abs=1e-6)
+        assert ways[-1].error == pytest.approx(0, abs=1e-9)
 
 
 def test_only_ways_that_save_something_are_options():
     _, context, [subject] = everything(One(kernel_size=3, padding=1), (6, 8, 8))
     for kind in KINDS:
-        for way in options(subject, kind, None, context.generator()):
+        for way in subject.options(kind, None, context.generator()):
             assert way.parameters < subject.weight.numel()
 
 
@@ -119,11 +155,11 @@ def test_the_choice_is_the_best_of_all_choices():
     program, context, found = everything(model, (6, 8, 8))
     known = []
     for number, subject in enumerate(found):
-        ways = [way for kind in ("svd", "spatial", "tucker") for way in options(subject, kind, None, context.generator())][::3]
+        ways = [way for kind in ("svd", "spatial", "tucker") for way in subject.options(kind, None, context.generator())][::3]
         known.append(Curve(subject, tuple(ways), 1.0 + number))
     total = macs(program, context.example())
     for unit, cost_of, whole in (
-        ("macs", lambda way: way.macs, macs_of_whole),
+        ("macs", lambda way: way.macs, lambda each: each.macs),
         ("bytes", lambda way: 4 * way.parameters, lambda each: 4 * prod(each.layer.shape)),
     ):
         picked, allocation = within(program, known, unit, 0.6, context)

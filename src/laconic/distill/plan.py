@@ -7,7 +7,7 @@ from laconic.errors import LaconicError, unknown
 
 _INSIDE = ("hint", "attention", "similarity", "review")
 _BETWEEN = ("distances", "contrast")
-METHODS = ("divergence", "decoupled", "correlation", "standardized", *_INSIDE, *_BETWEEN)
+METHODS = ("divergence", "decoupled", "correlation", "standardized", "channels", *_INSIDE, *_BETWEEN)
 """What a student learns: of the teacher's answers, of values inside it, of how examples stand to each other."""
 
 

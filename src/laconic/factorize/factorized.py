@@ -9,14 +9,13 @@ from pydantic.dataclasses import dataclass
 
 from laconic.context import Context, calibration_inputs
 from laconic.errors import NotApplicableError
-from laconic.factorize.kinds import Kind, Option, Subject, stages, variational
-from laconic.factorize.plan import Curve, apart, check_rank, curves, seconds_of, subjects, within
+from laconic.factorize.kinds import Kind, Option, Subject
+from laconic.factorize.plan import Curve, apart, candidates, check_rank, curves, seconds_of, subjects, within
 from laconic.factorize.refit import Part, refit
 from laconic.factorize.replace import put
 from laconic.goal import Share
 from laconic.measure import macs
 from laconic.program import Program, clone, packed_bytes, tidy
-from laconic.program.layers import layers
 from laconic.program.noise import decibels
 from laconic.program.shapes import infer_shapes
 from laconic.recover import check_data, retrain
@@ -87,7 +86,7 @@ def factorize(program: Program, settings: Factorized, kinds: Sequence[Kind], con
 
 def _ranks(settings: Factorized, subject: Subject, kind: Kind) -> list[int] | None:
     if settings.rank == "variational":
-        return variational(subject, kind)
+        return subject.variational(kind)
     return None if settings.rank is None else [min(settings.rank, subject.limit(kind))]
 
 
@@ -133,11 +132,11 @@ def _put(
 ) -> None:
     """Put the parts in, and fit them on calibration data."""
     found = [curve for curve in known if curve.name in picked]
-    by_weight = {layer.weight: layer for layer in layers(program)}
+    by_weight = {layer.weight: layer for layer in candidates(program)}
     parts = dict[str, Part]()
     for curve in found:
         option, layer = picked[curve.name], by_weight[curve.subject.layer.weight]
-        names = put(program, layer, stages(curve.subject, option, context.generator()))
+        names = put(program, layer, curve.subject.stages(option, context.generator()))
         parts[layer.node.name] = Part(curve.subject, option, tuple(names))
     tidy(program)
     infer_shapes(program)

@@ -38,6 +38,7 @@ class Stage:
     weight: Tensor  # as a convolution or linear layer has it
     along: Literal["whole", "columns", "rows", "point"] = "point"  # which of the layer's strides, paddings and dilations it has
     groups: int = 1
+    operation: Literal["layer", "embedding", "linear"] = "layer"  # layer: the same as the layer's
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,33 @@ class Subject:
     def channels(self) -> tuple[int, int]:
         """Output and input channels."""
         return self.layer.shape[0], self.layer.shape[1]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of the whole layer for an example."""
+        return self.weight.numel() * prod(self.outputs)
+
+    def options(self, kind: Kind, ranks: list[int] | None, generator: torch.Generator) -> list[Option]:
+        """Return ways of one kind with their costs and errors; where no ranks are given, those of fewer parameters than the whole.
+
+        Args:
+            kind: the way.
+            ranks: to look at; None: up to where it costs as much as the whole layer, evenly.
+            generator: of what begins at random.
+        """
+        return _options(self, kind, ranks, generator)
+
+    def variational(self, kind: Kind) -> list[int]:
+        """Return the rank that variational Bayes finds in the weights, as a list of one."""
+        return _variational(self, kind)
+
+    def stages(self, option: Option, generator: torch.Generator) -> list[Stage]:
+        """Return the layers that it becomes, in order; the last has its bias."""
+        return _stages(self, option, generator)
+
+    def product(self, made: list[Stage]) -> Tensor:
+        """Return the weight that stages make together, in the shape of `weight`."""
+        return _product(made)
 
     @property
     def metric(self) -> Tensor:
@@ -185,8 +213,7 @@ def _pointwise(matrix: Tensor, subject: Subject) -> Tensor:
     return matrix.reshape(*matrix.shape, *[1] * subject.layer.spatial)
 
 
-def stages(subject: Subject, option: Option, generator: torch.Generator) -> list[Stage]:
-    """Return the layers that a layer becomes, in order; the last has its bias."""
+def _stages(subject: Subject, option: Option, generator: torch.Generator) -> list[Stage]:
     first, found = _first(subject, option.kind, option.ranks, generator)
     last = regressed(subject.weight, subject.metric, first)
     if option.kind == "svd" and subject.moments is None:
@@ -201,8 +228,7 @@ def stages(subject: Subject, option: Option, generator: torch.Generator) -> list
     return [*found, Stage("up", _pointwise(last, subject))]
 
 
-def product(subject: Subject, made: list[Stage]) -> Tensor:
-    """Return the weight that stages make together, (out, in * positions)."""
+def _product(made: list[Stage]) -> Tensor:
     names = {each.name: each.weight.double() for each in made}
     down, up = names["down"], names["up"]
     if "core" in names:
@@ -218,15 +244,7 @@ def product(subject: Subject, made: list[Stage]) -> Tensor:
 # options ----------------------------------------------------------------------------------------------------
 
 
-def options(subject: Subject, kind: Kind, ranks: list[int] | None, generator: torch.Generator) -> list[Option]:
-    """Return ways of one kind with their costs and errors, only those of fewer parameters than the whole.
-
-    Args:
-        subject: the layer.
-        kind: the way.
-        ranks: to look at; None: up to where it costs more than the whole layer, evenly.
-        generator: of what begins at random.
-    """
+def _options(subject: Subject, kind: Kind, ranks: list[int] | None, generator: torch.Generator) -> list[Option]:
     if not subject.fits(kind):
         return []
     chosen = _grid(subject, kind) if ranks is None else ranks
@@ -234,8 +252,7 @@ def options(subject: Subject, kind: Kind, ranks: list[int] | None, generator: to
     return [each for each in found if ranks is not None or each.parameters < subject.weight.numel()]
 
 
-def variational(subject: Subject, kind: Kind) -> list[int]:
-    """Return the rank that variational Bayes finds in the weights, as a list of one."""
+def _variational(subject: Subject, kind: Kind) -> list[int]:
     folded: dict[str, Callable[[Subject], Tensor]] = {"spatial": _folded_columns, "tucker": _folded_channels}
     matrix = folded[kind](subject) if kind in folded else subject.weight
     return [max(1, min(variational_rank(matrix), subject.limit(kind)))]
@@ -261,8 +278,8 @@ def _with_rank(subject: Subject, kind: Kind, rank: int, given: bool, generator: 
         lost = float(_spectrum(subject, kind).errors[rank])
         return [_option(subject, kind, (rank,), lost / whole if whole > 0 else 0.0)]
     if kind != "tucker":
-        made = stages(subject, _option(subject, kind, (rank,), 0.0), generator)
-        return [_option(subject, kind, (rank,), output_error(subject.weight, product(subject, made), subject.moments))]
+        made = _stages(subject, _option(subject, kind, (rank,), 0.0), generator)
+        return [_option(subject, kind, (rank,), output_error(subject.weight, _product(made), subject.moments))]
     ranks = _pair(subject, kind, rank, rank)
     first, _ = _first(subject, kind, ranks, generator)
     last = regressed(subject.weight, subject.metric, first)
@@ -276,11 +293,6 @@ def _with_rank(subject: Subject, kind: Kind, rank: int, given: bool, generator: 
 
 def _option(subject: Subject, kind: Kind, ranks: tuple[int, ...], error: float) -> Option:
     return Option(kind, ranks, error, *_cost(subject, kind, ranks))
-
-
-def macs_of_whole(subject: Subject) -> int:
-    """Return the multiply-accumulates of the layer for an example."""
-    return subject.weight.numel() * prod(subject.outputs)
 
 
 def _cost(subject: Subject, kind: Kind, ranks: tuple[int, ...]) -> tuple[int, int]:

@@ -1,16 +1,19 @@
 """Which layer is taken apart how far: curves of what each rank costs and loses, and the choice of least loss within a budget."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, fx
+from torch.nn.utils import parametrize
 
 from laconic.context import Context
 from laconic.errors import LaconicError, NotApplicableError, UnreachableError
-from laconic.factorize.kinds import Kind, Option, Subject, macs_of_whole, options, product, stages
+from laconic.factorize.kinds import Kind, Option, Subject
 from laconic.factorize.replace import as_value, base_name, put
+from laconic.factorize.tables import Table
 from laconic.measure import macs
 from laconic.numeric.allocation import Allocation, allocate
 from laconic.numeric.moments import Moments
@@ -18,6 +21,7 @@ from laconic.program import Program, clone, packed, packed_bytes, read, tidy, we
 from laconic.program.layers import Layer, layers
 from laconic.program.noise import relative_error, run
 from laconic.program.observe import observe
+from laconic.program.program import holder
 from laconic.program.shapes import infer_shapes
 from laconic.step import Patterns
 
@@ -51,34 +55,61 @@ def subjects(program: Program, context: Context, whiten: bool, include: Patterns
         NotApplicableError: there is none; says why those that the patterns name are none.
     """
     chosen = {weight.name for weight in weights(program, include, exclude)}
-    found = [layer for layer in layers(program) if layer.weight in chosen and min(layer.shape[:2]) > 1]
+    found = [layer for layer in candidates(program) if layer.weight in chosen and min(layer.shape[:2]) > 1]
     if not found:
         raise NotApplicableError(
-            "there is nothing to take apart: a layer must be linear or a convolution in one or two dimensions without groups, with two or "
-            "more inputs and outputs, whose weight is read once and is not represented otherwise"
+            "there is nothing to take apart: a layer must be linear, an embedding or a 1-d or 2-d convolution without groups, "
+            "with two or more inputs and outputs, whose weight is read once and is not represented otherwise"
         )
     named = [_subject(program, layer) for layer in found]
     return _with_moments(program, context, named) if whiten else named
 
 
+def candidates(program: Program) -> list[Layer]:
+    """Return the layers that can be taken apart, and tables of embeddings, as layers whose weight is (words, length)."""
+    found, read_by = layers(program), Counter[str]()
+    for node in program.graph.nodes:
+        if node.op == "get_attr":
+            read_by[str(node.target)] += len(node.users)
+    for node in program.graph.nodes:
+        if node.target is torch.ops.aten.embedding.default and node.args[0].op == "get_attr":
+            name = str(node.args[0].target)
+            if read_by[name] == 1 and not parametrize.is_parametrized(*holder(program, name)):
+                found.append(Layer(node, node.args[1], name, None, tuple(int(size) for size in node.args[0].meta["val"].shape)))
+    return found
+
+
 def _with_moments(program: Program, context: Context, found: Sequence[Subject]) -> list[Subject]:
     """Return the layers with the moments of what each reads."""
     by, totals = dict[fx.Node, list[Subject]](), dict[str, Moments]()
+    words = dict[str, list[Tensor]]()
     for subject in found:
         by.setdefault(subject.layer.source, []).append(subject)
-        totals[subject.layer.weight] = Moments.of(subject.layer.inputs)
+        if not isinstance(subject, Table):
+            totals[subject.layer.weight] = Moments.of(subject.layer.inputs)
 
     def visit(node: fx.Node, value: Tensor) -> None:
         for subject in by[node]:
-            totals[subject.layer.weight].add(subject.rows(value), len(value))
+            if isinstance(subject, Table):
+                words.setdefault(subject.layer.weight, []).append(value.flatten())
+            else:
+                totals[subject.layer.weight].add(subject.rows(value), len(value))
 
     observe(program, ((inputs,) for inputs in context.calibration()), by, visit)
-    seen = [totals[subject.layer.weight] for subject in found]
-    return [replace(subject, moments=each.shrunk, doubt=each.doubt) for subject, each in zip(found, seen, strict=True)]
+    return [
+        subject.counted(torch.cat(words[name]))
+        if isinstance(subject, Table)
+        else replace(subject, moments=totals[name].shrunk, doubt=totals[name].doubt)
+        for subject in found
+        for name in [subject.layer.weight]
+    ]
 
 
 def _subject(program: Program, layer: Layer) -> Subject:
     value, source = as_value(layer.node), as_value(layer.source)
+    if layer.node.target is torch.ops.aten.embedding.default:
+        places = tuple(int(size) for size in value.shape[1:-1])
+        return Table(layer, read(program, layer.weight).detach().double(), None, math.prod(places), places, 0)
     after, before = ([int(size) for size in (each.shape[2:] if layer.spatial else each.shape[1:-1])] for each in (value, source))
     columns = after[0] * before[1] if layer.spatial == 2 else math.prod(after)
     weight = read(program, layer.weight).detach().double().flatten(1)
@@ -108,7 +139,7 @@ def curves(
     """
     wanted, made = run(program, inputs), list[Curve]()
     for subject in found:
-        ways = tuple(option for kind in kinds for option in options(subject, kind, ranks(subject, kind), generator))
+        ways = tuple(option for kind in kinds for option in subject.options(kind, ranks(subject, kind), generator))
         if ways:
             made.append(Curve(subject, ways, _sensitivity(program, subject, ways, inputs, wanted, generator)))
     if not made:
@@ -125,7 +156,7 @@ def _sensitivity(
     if typical.error <= 1e-9:
         return 1.0
     weight = read(program, subject.layer.weight)
-    other = product(subject, stages(subject, typical, generator)).reshape(weight.shape).to(weight)
+    other = subject.product(subject.stages(typical, generator)).reshape(weight.shape).to(weight)
     [operand] = [each for each in subject.layer.node.all_input_nodes if each.op == "get_attr" and each.target == subject.layer.weight]
     return relative_error(run(program, inputs, {operand: lambda _: other}), wanted) / typical.error
 
@@ -171,7 +202,7 @@ class _Costs:
     def whole(self, curve: Curve) -> int:
         if self._unit == "latency":
             return round(_NANOSECONDS * self._seconds[curve.name, None])
-        return packed(self._program, curve.subject.layer.weight).bytes if self._unit == "bytes" else macs_of_whole(curve.subject)
+        return packed(self._program, curve.subject.layer.weight).bytes if self._unit == "bytes" else curve.subject.macs
 
     def of(self, curve: Curve, option: Option) -> int:
         if self._unit == "latency":
@@ -211,10 +242,10 @@ def seconds_of(spent: Mapping[str, float], name: str) -> float:
 def apart(program: Program, found: Sequence[Curve], picked: Mapping[str, Option], context: Context) -> Program:
     """Return a copy whose layers are taken apart."""
     made = clone(program)
-    by_weight = {layer.weight: layer for layer in layers(made)}
+    by_weight = {layer.weight: layer for layer in candidates(made)}
     for curve in found:
         if curve.name in picked:
-            put(made, by_weight[curve.subject.layer.weight], stages(curve.subject, picked[curve.name], context.generator()))
+            put(made, by_weight[curve.subject.layer.weight], curve.subject.stages(picked[curve.name], context.generator()))
     tidy(made)
     return infer_shapes(made)
 

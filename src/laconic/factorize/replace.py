@@ -37,8 +37,12 @@ def put(program: Program, layer: Layer, made: Sequence[Stage]) -> list[str]:
         with program.graph.inserting_before(layer.node):
             weight = program.graph.get_attr(name)
             weight.meta = {"val": value_of_weight}
-            bias = argument(layer.node, "bias") if number == len(made) - 1 else None
-            value = program.graph.call_function(layer.node.target, (value, weight, bias, *_rest(layer, stage)))
+            if stage.operation == "embedding":
+                value = program.graph.call_function(layer.node.target, (weight, *layer.node.args[1:]))
+            else:
+                target = layer.node.target if stage.operation == "layer" else aten.linear.default
+                bias = argument(layer.node, "bias") if number == len(made) - 1 else None
+                value = program.graph.call_function(target, (value, weight, bias, *_rest(layer, stage)))
             value.meta = {key: told for key, told in layer.node.meta.items() if key != "val"}
         names.append(name)
     kept = layer.node.name
