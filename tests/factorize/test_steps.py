@@ -142,6 +142,9 @@ def test_a_latency_is_measured_and_what_is_slower_in_parts_is_left_whole(program
     made, notes = notes_of(SVD(macs=0.75), clone(program), context)
     assert "left.weight" in dict(made.named_parameters())
     assert "slower in parts, so left whole: left" in notes
+    with pytest.raises(UnreachableError, match=r"1 layers stay whole because they would be slower in parts: left; faster: false"):
+        SVD(macs=0.6, exclude="head")(clone(program), context)
+    assert "left.down.weight" in dict(SVD(macs=0.6, exclude="head", faster=False)(clone(program), context).named_parameters())
 
 
 def test_filters_then_low_rank_then_integers_keep_each_gain(program, context, tmp_path):

@@ -1,6 +1,6 @@
 """What every step that takes layers apart does: find the layers, choose ranks, put the parts in, fit and train them."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Annotated, Literal, Self
 
 import torch
@@ -8,13 +8,14 @@ from pydantic import ConfigDict, Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from laconic.context import Context, calibration_inputs
-from laconic.errors import NotApplicableError
+from laconic.errors import NotApplicableError, UnreachableError
 from laconic.factorize.kinds import Kind, Option, Subject
 from laconic.factorize.plan import Curve, apart, candidates, check_rank, curves, seconds_of, subjects, within
 from laconic.factorize.refit import Part, refit
 from laconic.factorize.replace import put
 from laconic.goal import Share
 from laconic.measure import macs
+from laconic.numeric.allocation import Allocation
 from laconic.program import Program, clone, packed_bytes, tidy
 from laconic.program.noise import decibels
 from laconic.program.shapes import infer_shapes
@@ -24,7 +25,6 @@ from laconic.train import Training
 
 _SHARE = 0.5  # of the multiply-accumulates, where nothing is asked for
 _SLOWER = 1.02  # times the whole layer's seconds: from here on it is slower
-_TRIES = 4  # choices that are profiled for layers that become slower
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
@@ -97,21 +97,38 @@ def _picked(whole: Program, known: list[Curve], settings: Factorized, context: C
         _tell(known, picked, context)
         return picked
     unit, share = next(((name, value) for name in ("macs", "bytes", "latency") if (value := getattr(settings, name))), ("macs", _SHARE))
-    for number in range(_TRIES):
-        picked, allocation = within(whole, known, unit, share, context)
-        slower = _slower(whole, known, picked, context) if settings.faster and unit != "bytes" and context.layer_seconds else []
-        if not slower or number == _TRIES - 1:
+    timed, left = settings.faster and unit != "bytes" and context.layer_seconds is not None, set[str]()
+    while True:
+        open_ones = [curve for curve in known if curve.name not in left]
+        if not open_ones:
+            return {}
+        picked, allocation = _within(whole, open_ones, unit, share, context, left)
+        slower = _slower(whole, known, picked, context) if timed else []
+        if not slower:
             break
         context.note(f"slower in parts, so left whole: {', '.join(slower)}")
-        known = [curve for curve in known if curve.name not in slower]
-        if not known:
-            return {}
+        left.update(slower)
     context.note(
         f"{unit} {share:g}: predicted error {decibels(allocation.loss)} of the outputs, at most "
         f"{allocation.gap / allocation.loss if allocation.loss else 0:.2%} above the least possible"
     )
     _tell(known, picked, context)
     return picked
+
+
+def _within(
+    whole: Program, known: list[Curve], unit: str, share: float, context: Context, left: Collection[str]
+) -> tuple[dict[str, Option], Allocation]:
+    """Choose within the budget, and say where it cannot be met what was left whole before."""
+    try:
+        return within(whole, known, unit, share, context)
+    except UnreachableError as error:
+        if not left:
+            raise
+        raise UnreachableError(
+            f"{error}, and {len(left)} layers stay whole because they would be slower in parts: {', '.join(sorted(left))}; "
+            "faster: false takes them apart too"
+        ) from None
 
 
 def _slower(whole: Program, known: Sequence[Curve], picked: dict[str, Option], context: Context) -> list[str]:
