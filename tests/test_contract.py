@@ -152,15 +152,21 @@ REFUSED |= set(itertools.product(COMPRESSED, ANEW))
 APART = tuple(name for name in STEPS if name.startswith("factorize."))
 REFUSED |= set(itertools.product(COMPRESSED, APART))
 
-# Steps that leave a network of the kind that distill.Response does, so that it stands for them where another follows; and of those that
-# train what they are given, one step of each kind of representation stands for all before them
-LIKE_RESPONSE = {f"distill.{name}" for name in ("BornAgain", "Exits", "Feature", "Mutual", "Relation", "Student")}
-LIKE_MIXED = {"factorize.CP", "factorize.SVD", "factorize.Tucker"}
+# Steps that leave a network of the kind that another does, which stands for them where others follow; they themselves follow only where one
+# step of each kind of representation, or one like them, was before
 KINDS = ("prune.Magnitude", "prune.Filters", "quantize.Static", "share.KMeans", "distill.Response")
+ALIKE = (
+    {f"distill.{name}" for name in ("BornAgain", "Exits", "Feature", "Mutual", "Relation", "Student")},  # as distill.Response
+    {"factorize.CP", "factorize.SVD", "factorize.Tucker"},  # as factorize.Mixed
+)
+MASKED = {f"prune.{name}" for name in ("Gradual", "Movement", "Rounds", "SparseGPT", "Wanda")}  # as prune.Magnitude
 PAIRS = [
     (first, second)
     for first, second in itertools.product(STEPS, STEPS)
-    if first not in LIKE_RESPONSE | LIKE_MIXED and (second not in LIKE_RESPONSE | LIKE_MIXED or second in ANEW or first in KINDS)
+    if first not in set.union(*ALIKE)
+    and (second not in set.union(*ALIKE) or second in ANEW or first in KINDS)
+    and (first not in MASKED or second in KINDS or second in MASKED)
+    and (second not in MASKED or first in KINDS or first in MASKED)
 ]
 
 # Steps that need a network of their own kind: the fixture that gives it, trained

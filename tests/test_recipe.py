@@ -42,7 +42,7 @@ BAD = {
     "two steps in one": ([{"prune.Magnitude": {}, "tune.FineTune": {}}], ["recipe step 1", "one `family.Step"]),
     "an empty step": (["tune.FineTune", {}], ["recipe step 2"]),
     "an unknown family": ([{"prun.Magnitude": {}}], ["recipe step 1", "'prun.Magnitude'", "family", "did you mean 'prune'"]),
-    "no family": (["Magnitude"], ["recipe step 1", "'Magnitude'", "There are: distill, prune, quantize, share, tune"]),
+    "no family": (["Magnitude"], ["recipe step 1", "'Magnitude'", "There are: distill, factorize, prune, quantize, share, tune"]),
     "an unknown step": (["tune.FineTune", "prune.Magnitud"], ["recipe step 2", "step of prune", "did you mean 'Magnitude'"]),
     "a name that is no step": (["prune.magnitude"], ["recipe step 1", "Magnitude"]),
     "a private name": (["prune.__all__"], ["recipe step 1", "Magnitude"]),
