@@ -181,7 +181,6 @@ ONLY_ON = {
         ("factorize.CP", "factorize.Tucker"),  # for convolutions
         set(NETWORKS) - {"attention", "transformer", "gru", "lstm", "dropout", "no-grad", "buffers"},
     ),
-    **dict.fromkeys(("factorize.SVD", "factorize.Mixed"), set(NETWORKS) - {"gru", "lstm"}),  # whose matrices are read in one operation
     "prune.Filters": {kind for kind in NETWORKS if kind != "buffers"},
     "prune.Heads": {"attention", "transformer"},
     "prune.Layers": {"attention", "transformer", "depthwise"},
