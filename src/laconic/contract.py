@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from laconic.context import Context
 from laconic.errors import LaconicError
-from laconic.program import Program, clone, packed, weights
+from laconic.program import Program, clone, first_output, packed, weights
 from laconic.program.forms import kept, quantizer_of
 from laconic.program.represent import edges, represented, tensor_names
 
@@ -82,7 +82,7 @@ def _check_gains(name: str, before: State, after: State) -> None:
 def _check_runs(name: str, program: Program, context: Context) -> None:
     trial = clone(program).train()
     outputs = trial(*context.example())
-    logits = outputs[0] if isinstance(outputs, tuple) else outputs
+    logits = first_output(outputs)
     if not torch.isfinite(logits).all():
         raise LaconicError(f"after {name} the network's outputs are not finite numbers")
     trainable = [parameter for parameter in trial.parameters() if parameter.requires_grad]

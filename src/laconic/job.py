@@ -20,7 +20,7 @@ from laconic.errors import LaconicError
 from laconic.measure import NO_METER, meter
 from laconic.measure.accuracy import check_maps
 from laconic.pack.network import read_program
-from laconic.program import Program, capture, load, only_in_training
+from laconic.program import Program, capture, first_output, load, only_in_training
 from laconic.race import profile, race
 from laconic.store import Store, writable
 from laconic.train import classes_last
@@ -149,7 +149,7 @@ def check_outputs(program: Program, context: Context, labelled: bool = True) -> 
             output = program(*example)
     except RuntimeError as error:  # capturing looks at shapes, not always at types
         raise LaconicError(f"the network does not run: {error}. The data gives {_in_words(example[0])}") from error
-    logits = output[0] if isinstance(output, tuple) else output
+    logits = first_output(output)
     labels = context.splits.calibration.labels
     if labelled and labels.ndim > 2:
         check_maps(tuple(logits.shape), labels[:2])

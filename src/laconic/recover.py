@@ -65,13 +65,22 @@ def check_data(program: Program, context: Context, training: Training | None) ->
     Raises:
         LaconicError: says both sides.
     """
-    if training is not None and context.splits.train is None:
-        raise LaconicError("training was asked for, and the data has no training split; leave it out, or give data with a `train` part")
+    check_trainable(context, training)
     wanted = [(tuple(entry.shape), entry.dtype) for entry in program.inputs]
     came = [(tuple(tensor.shape[1:]), tensor.dtype) for tensor in context.example()]
     if wanted != came:
         words = [", ".join(f"{shape} {dtype}" for shape, dtype in each) for each in (wanted, came)]
         raise LaconicError(f"the network takes inputs of shape {words[0]}, the calibration data has {words[1]}")
+
+
+def check_trainable(context: Context, training: Training | None) -> None:
+    """Find training without data for it.
+
+    Raises:
+        LaconicError: there is none.
+    """
+    if training is not None and context.splits.train is None:
+        raise LaconicError("training was asked for, and the data has no training split; leave it out, or give data with a `train` part")
 
 
 def retrain(program: Program, training: Training | None, context: Context, label: str, after_batch: AfterBatch | None = None) -> None:

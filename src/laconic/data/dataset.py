@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
@@ -11,7 +11,22 @@ from torch import Tensor
 
 from laconic.errors import LaconicError
 
-Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor]
+
+@runtime_checkable
+class DrawnAhead(Protocol):
+    """An augmentation whose chance can be drawn for many examples before they are changed."""
+
+    def __call__(self, batch: Tensor, generator: torch.Generator, /) -> Tensor:
+        """Draw, and return a changed copy of `batch`."""
+
+    def draw(self, count: int, generator: torch.Generator) -> Tensor:
+        """Draw what becomes of `count` examples, a row each."""
+
+    def apply(self, batch: Tensor, drawn: Tensor) -> Tensor:
+        """Return a changed copy of `batch`, each example by its row of `drawn`."""
+
+
+Augment: TypeAlias = Callable[[Tensor, torch.Generator], Tensor] | DrawnAhead
 """Changes a float batch `(n, ...)` at random, drawing only from the generator; the shape stays."""
 
 

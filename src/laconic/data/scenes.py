@@ -19,7 +19,7 @@ from laconic.errors import LaconicError
 _MOST = 4  # digits in a scene, one at least
 _SIDES = (0.25, 0.5)  # of a digit, the larger one, as a share of the scene's
 _TRIES = 30  # places for a digit before it is left out
-_CONTRAST = 90.0  # least distance between the colour of a digit and the mean of what it covers, per channel's 255
+_CONTRAST = 45.0  # of 255: least distance of a digit's colour from the mean of what it covers, the mean over the channels
 _INK = 128  # of 255: pixels from here on belong to the digit
 
 
@@ -108,7 +108,7 @@ def _draw(scene: NDArray[np.float32], labels: NDArray[np.uint8], glyph: _Glyph, 
     where = (slice(glyph.top, glyph.top + height), slice(glyph.left, glyph.left + width))
     below = scene[(slice(None), *where)].mean((1, 2))
     colours: Iterable[NDArray[np.float64]] = (random.uniform(0, 255, 3) for _ in range(1000))
-    colour = next(each for each in colours if np.abs(each - below).mean() >= _CONTRAST / 2)
+    colour = next(each for each in colours if np.abs(each - below).mean() >= _CONTRAST)
     covered = scene[(slice(None), *where)]
     scene[(slice(None), *where)] = (covered * (1 - glyph.ink) + colour[:, None, None].astype(np.float32) * glyph.ink).clip(0, 255)
     labels[where][glyph.ink >= _INK / 255] = number

@@ -17,7 +17,7 @@ from laconic.distill.features import flattened, hint
 from laconic.distill.responses import softened_divergence
 from laconic.distill.taught import Learning
 from laconic.errors import NotApplicableError
-from laconic.program import Program
+from laconic.program import Program, first_output
 from laconic.program.taps import Tap, tapped, taps
 from laconic.step import step
 from laconic.train import Training, label_loss
@@ -40,7 +40,7 @@ class Exits(Training):
         *places, last = _places(program, self.exits)
         with torch.no_grad():
             answer = program.eval()(*context.example())
-        classes = (answer[0] if isinstance(answer, tuple) else answer).shape[-1]
+        classes = first_output(answer).shape[-1]
         beside = Heads(places, last, classes, context.seed)
         loss = ExitLoss(self, program, [*places, last], beside)
         fitted = context.fit(Learning(program, beside), self, loss, progress="distilling within")

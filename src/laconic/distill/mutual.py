@@ -6,7 +6,7 @@ each from what the others answered before it.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from laconic.context import Context
 from laconic.distill.teachers import Teachers, check_alike, depends_on, programs
-from laconic.program import Program
+from laconic.program import Program, first_output
 from laconic.program.initial import randomized
 from laconic.step import step
 from laconic.train import Training, label_loss
@@ -63,7 +63,12 @@ class Cohort(nn.Module):
 
     def __init__(self, networks: Sequence[Program]) -> None:
         super().__init__()
-        self.networks: Sequence[Program] = nn.ModuleList(networks)  # type: ignore[assignment]
+        self.members = nn.ModuleList(networks)
+
+    @property
+    def networks(self) -> list[Program]:
+        """The networks, in order."""
+        return [cast(Program, each) for each in self.members]
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the first network's outputs."""
@@ -79,14 +84,10 @@ class CohortLoss:
 
     def __call__(self, model: Cohort, inputs: Tensor, labels: Tensor) -> Tensor:
         """Return the loss of a batch."""
-        answers = [_first(each(inputs)).float() for each in model.networks]
+        answers = [first_output(each(inputs)).float() for each in model.networks]
         lost = list[Tensor]()
         for number, own in enumerate(answers):
             others = [each.detach() for place, each in enumerate(answers) if place != number]
             apart = torch.stack([answer_loss(own, other, labels, self.temperature) for other in others]).mean()
             lost.append(self.alpha * apart + (1 - self.alpha) * label_loss(own, labels))
         return torch.stack(lost).sum()
-
-
-def _first(value: Tensor | tuple[Tensor, ...]) -> Tensor:
-    return value[0] if isinstance(value, tuple) else value

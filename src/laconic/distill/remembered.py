@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from laconic.data.dataset import Augment, Split
+from laconic.data.dataset import Augment, DrawnAhead, Split
 from laconic.distill.kept import Form, Likeliest, Whole, form_of
 from laconic.files import write_bytes
 
@@ -102,8 +102,8 @@ class Remembered:
     def _turn_to(self, view: int) -> None:
         self._view = view
         self._table = self._read(view, self._columns)
-        if hasattr(self._augment, "draw"):
-            self._drawn = self._augment.draw(len(self._split), _generator(self.seed, view, len(self._split)))  # type: ignore[union-attr]
+        if isinstance(self._augment, DrawnAhead):
+            self._drawn = self._augment.draw(len(self._split), _generator(self.seed, view, len(self._split)))
 
     def _read(self, view: int, columns: int) -> NDArray[np.float16]:
         empty = np.full((len(self._split), columns), np.nan, np.float16)
@@ -121,9 +121,8 @@ class Remembered:
         """Return the inputs as this view has them."""
         if self._augment is None:
             return inputs
-        if hasattr(self._augment, "draw"):
-            changed: Tensor = self._augment.apply(inputs, self._drawn[torch.from_numpy(indices)])  # type: ignore[attr-defined]
-            return changed
+        if isinstance(self._augment, DrawnAhead):
+            return self._augment.apply(inputs, self._drawn[torch.from_numpy(indices)])
         each = zip(inputs.split(1), indices, strict=True)
         return torch.cat([self._augment(one, _generator(self.seed, self._view, int(index))) for one, index in each])
 

@@ -14,7 +14,7 @@ from laconic.context import Context
 from laconic.distill.features import flattened
 from laconic.errors import LaconicError
 from laconic.files import sha256
-from laconic.program import Program, capture, clone, load
+from laconic.program import Program, capture, clone, first_output, load
 from laconic.program.taps import Tap, tapped
 from laconic.train.imitation import fingerprint
 
@@ -82,18 +82,13 @@ def check_alike(teacher: Program, student: Program, context: Context, who: str) 
     takes = [[(entry.shape, entry.dtype) for entry in each.inputs] for each in (teacher, student)]
     if takes[0] != takes[1]:
         raise LaconicError(f"{who} takes inputs {_shapes(teacher)}, the student {_shapes(student)}; they must take the same")
-    one, other = (_first(each.eval()(*context.example())) for each in (teacher, clone(student).to(context.device)))
+    one, other = (first_output(each.eval()(*context.example())) for each in (teacher, clone(student).to(context.device)))
     if one.shape != other.shape:
         raise LaconicError(f"{who} answers with {one.shape[-1]} classes, the student with {other.shape[-1]}; they must be the same")
 
 
 def _shapes(program: Program) -> str:
     return ", ".join(f"{str(entry.dtype).removeprefix('torch.')} {tuple(entry.shape)}" for entry in program.inputs)
-
-
-def _first(value: Any) -> Tensor:
-    tensor: Tensor = value[0] if isinstance(value, tuple) else value
-    return tensor
 
 
 class Answers:
@@ -108,7 +103,7 @@ class Answers:
     @torch.no_grad()
     def __call__(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the outputs, as the networks give them, and features `(n, channels, positions)`, in float32."""
-        logits, *values = self._first(inputs) if self._places else (_first(self._first(inputs)),)
-        others = [_first(each(inputs)).float() for each in self._teachers[1:]]
+        logits, *values = self._first(inputs) if self._places else (first_output(self._first(inputs)),)
+        others = [first_output(each(inputs)).float() for each in self._teachers[1:]]
         features = [flattened(value.float(), tap.axis) for value, tap in zip(values, self._places, strict=True)]
-        return self._average([_first(logits).float(), *others]), *features
+        return self._average([first_output(logits).float(), *others]), *features

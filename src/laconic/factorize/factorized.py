@@ -1,10 +1,10 @@
 """What every step that takes layers apart does: find the layers, choose ranks, put the parts in, fit and train them."""
 
 from collections.abc import Collection, Sequence
-from typing import Annotated, Literal, Self
+from typing import Annotated, ClassVar, Literal
 
 import torch
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 
 from laconic.context import Context, calibration_inputs
@@ -13,13 +13,13 @@ from laconic.factorize.kinds import Kind, Option, Subject
 from laconic.factorize.plan import Curve, apart, candidates, check_rank, curves, seconds_of, subjects, within
 from laconic.factorize.refit import Part, refit
 from laconic.factorize.replace import put
-from laconic.goal import Share
+from laconic.goal import Budget
 from laconic.measure import macs
 from laconic.numeric.allocation import Allocation
 from laconic.program import Program, clone, packed_bytes, tidy
 from laconic.program.noise import decibels
 from laconic.program.shapes import infer_shapes
-from laconic.recover import check_data, retrain
+from laconic.recover import check_trainable, retrain
 from laconic.step import Patterns
 from laconic.train import Training
 
@@ -28,26 +28,18 @@ _SLOWER = 1.02  # times the whole layer's seconds: from here on it is slower
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class Factorized:
-    """How far layers are taken apart, and what is done for what is left."""
+class Factorized(Budget):
+    """How far layers are taken apart, and what is done for what is left; where nothing is asked for, `macs` is a half."""
+
+    own: ClassVar[str] = "rank"
 
     rank: Annotated[int, Field(ge=1, strict=True)] | Literal["variational"] | None = None  # of every layer; or by variational Bayes
-    macs: Share | None = None  # in place of rank: share of the multiply-accumulates that stays; half where nothing is given
-    bytes: Share | None = None  # in place of rank: share of the bytes that stays
-    latency: Share | None = None  # in place of rank: share of the latency on the runtime that stays
     faster: bool = True  # leave layers whole that the runtime's profile shows to be slower in parts; where nothing is timed: leave it
     whiten: bool = True  # choose and fit by the outputs on calibration data; no: by the weights alone
     examples: Annotated[int, Field(ge=1)] = 64  # calibration inputs on which it is measured what an error in a layer does
     training: Training | None = None  # afterwards, on labels and the answers of the network as it came; None: none
     include: Patterns = ()  # name patterns of layers that may be taken apart; empty: all
     exclude: Patterns = ()  # name patterns of layers that stay whole
-
-    @model_validator(mode="after")
-    def _one_target(self) -> Self:
-        given = [name for name in ("rank", "macs", "bytes", "latency") if getattr(self, name) is not None]
-        if len(given) > 1:
-            raise ValueError(f"give one of rank, macs, bytes and latency, not {' and '.join(given)}")
-        return self
 
     @property
     def trains(self) -> bool:
@@ -62,7 +54,7 @@ def factorize(program: Program, settings: Factorized, kinds: Sequence[Kind], con
         LaconicError: the calibration data do not fit, a pattern matches nothing, a rank is above a layer's, or the target is out of reach.
         NotApplicableError: there is no layer to take apart.
     """
-    check_data(program, context, settings.training)
+    check_trainable(context, settings.training)
     inputs, whole = torch.cat(calibration_inputs(program, context)), clone(program).eval()
     found = subjects(whole, context, settings.whiten, settings.include, settings.exclude)
     if isinstance(settings.rank, int):
@@ -96,7 +88,7 @@ def _picked(whole: Program, known: list[Curve], settings: Factorized, context: C
         picked = {curve.name: min(curve.options, key=lambda each: each.error) for curve in known}
         _tell(known, picked, context)
         return picked
-    unit, share = next(((name, value) for name in ("macs", "bytes", "latency") if (value := getattr(settings, name))), ("macs", _SHARE))
+    unit, share = settings.asked or ("macs", _SHARE)
     timed, left = settings.faster and unit != "bytes" and context.layer_seconds is not None, set[str]()
     while True:
         open_ones = [curve for curve in known if curve.name not in left]

@@ -50,7 +50,9 @@ def refit(program: Program, whole: Program, parts: Mapping[str, Part], context: 
     for each, values, reference in side_by_side(program.eval(), whole.eval(), inputs):
         node: Node = each
         if node.name in sources:
-            seen[node.name] = inputs if node.op == "placeholder" else reference  # type: ignore[assignment]
+            value = inputs if node.op == "placeholder" else reference
+            assert value is not None, "the program has the whole one's nodes under their names"
+            seen[node.name] = value
         if node in first:
             part = first[node]
             _fit(program, part, values[node.args[0]], seen[part.subject.layer.source.name], context)

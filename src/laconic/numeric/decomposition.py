@@ -202,7 +202,7 @@ def composed(factors: Sequence[Tensor]) -> Tensor:
 def sensitivity(factors: Sequence[Tensor]) -> float:
     """Return how much the tensor changes, squared, when every entry of the factors does by a small random amount; per its variance."""
     sizes, squares = [len(each) for each in factors], [each.square().sum(0) for each in factors]
-    return float(sum(size * _others(squares, mode) for mode, size in enumerate(sizes)).sum())  # type: ignore[union-attr]
+    return sum(size * float(_others(squares, mode).sum()) for mode, size in enumerate(sizes))
 
 
 def balanced(factors: Sequence[Tensor]) -> list[Tensor]:

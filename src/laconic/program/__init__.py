@@ -5,7 +5,7 @@ from laconic.program.file import load, save
 from laconic.program.fold import fold_batch_norm
 from laconic.program.forms import Half, Mask, Quantizer, Representation
 from laconic.program.pack import packed, packed_bytes
-from laconic.program.program import Input, Program, clone, dense_state, example_of, place, read, tidy
+from laconic.program.program import Input, Program, clone, dense_state, example_of, first_output, place, read, tidy
 from laconic.program.represent import bake, represent, represent_edge
 from laconic.program.scaled import Codebook, Uniform
 from laconic.program.select import Weight, weights
@@ -29,6 +29,7 @@ __all__ = [
     "clone",
     "dense_state",
     "example_of",
+    "first_output",
     "fold_batch_norm",
     "load",
     "only_in_training",

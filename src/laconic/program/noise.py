@@ -8,18 +8,18 @@ import torch
 from torch import Tensor, fx
 
 from laconic.program.observe import Changes, changed, rest
-from laconic.program.program import Program
+from laconic.program.program import Program, first_output
 from laconic.program.select import Weight
 
 
 def run(program: Program, inputs: Tensor, changes: Changes | None = None) -> Tensor:
     """Return the first output of a program in eval mode, with what some nodes compute changed."""
-    return _first(changed(program.eval(), (inputs,), changes or {}))
+    return first_output(changed(program.eval(), (inputs,), changes or {}))
 
 
 def run_on(program: Program, node: fx.Node, values: Mapping[fx.Node, Any], changes: Changes) -> Tensor:
     """Return the first output of a program of which a `stepwise` run has stopped at `node`; see `observe.rest`."""
-    return _first(rest(program, node, values, changes))
+    return first_output(rest(program, node, values, changes))
 
 
 def relative_error(found: Tensor, wanted: Tensor) -> float:
@@ -51,8 +51,3 @@ def decibels(share: float) -> str:
     ('-20.0 dB', '-inf dB')
     """
     return f"{10 * math.log10(share) if share else -math.inf:.1f} dB"
-
-
-def _first(outputs: Any) -> Tensor:
-    found: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
-    return found

@@ -117,6 +117,12 @@ def example_of(program: Program, batch: int = 2, seed: int = 0) -> tuple[Tensor,
     )
 
 
+def first_output(outputs: Any) -> Tensor:
+    """Return what a program computes, or the first of several outputs."""
+    first: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+    return first
+
+
 def holder(program: nn.Module, name: str) -> tuple[nn.Module, str]:
     """Return the module that holds the tensor called `name`, and its attribute there."""
     path, _, attribute = name.rpartition(".")

@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from laconic.context import Context
 from laconic.numeric.moments import Moments
-from laconic.program import Program, read
+from laconic.program import Program, first_output, read
 from laconic.program.groups import Found, Group, Slot
 from laconic.program.layers import Layer, layers
 from laconic.program.observe import observe
@@ -143,7 +143,7 @@ def _visit_inputs(program: Program, context: Context, of: Sequence[Layer], visit
 
 def _own_loss(outputs: Tensor | tuple[Tensor, ...], generator: torch.Generator) -> Tensor:
     """Return the cross-entropy against labels drawn from the predictions themselves."""
-    logits = classes_last((outputs[0] if isinstance(outputs, tuple) else outputs).float())
+    logits = classes_last(first_output(outputs).float())
     flat = logits.reshape(-1, logits.shape[-1])
     labels = torch.multinomial(flat.detach().softmax(1).cpu(), 1, generator=generator)[:, 0]
     return F.cross_entropy(flat, labels.to(flat.device))

@@ -17,11 +17,12 @@ from laconic import train
 from laconic.context import Context
 from laconic.errors import LaconicError
 from laconic.numeric.entropy import adaptive_bits
-from laconic.program import Program, Uniform, Weight, bake, clone, read, represent, weights
+from laconic.program import Program, Uniform, Weight, bake, read, represent, weights
 from laconic.program.fold import absorb_statistics, assign, bias_name
 from laconic.program.represent import representations, stored_tensor
 from laconic.program.unquantized import check_unquantized
 from laconic.quantize.grids import KINDS
+from laconic.recover import taught
 from laconic.step import Patterns, step
 
 _BITS = 8  # of a code before the entropy coder
@@ -76,9 +77,7 @@ class EntropyPenalized(train.Training):
 
     def _loss(self, context: Context, steps: dict[str, float]) -> train.Loss:
         """Return the loss of the answers plus the price of the bits."""
-        answers: train.Loss = train.cross_entropy
-        if context.teacher is not None and self.alpha:
-            answers = train.response_loss(clone(context.teacher).eval().to(context.device), self.temperature, self.alpha)
+        answers = taught(context, self.temperature, self.alpha)
 
         def penalized(model: nn.Module, inputs: Tensor, labels: Tensor) -> Tensor:
             bits = torch.stack([adaptive_bits(stored_tensor(model, name).float() / size) for name, size in steps.items()])

@@ -15,7 +15,7 @@ from torch import Tensor, fx, nn
 from torch.nn.utils import parametrize
 
 from laconic.errors import LaconicError
-from laconic.program import Program, weights
+from laconic.program import Program, first_output, weights
 from laconic.program.represent import edges, release_edge
 from laconic.quantize.placement import kernels_around
 
@@ -48,7 +48,7 @@ def outputs(program: Program, batches: list[Tensor]) -> Tensor:
     with parametrize.cached():
         results = [program(batch) for batch in batches]
     program.train(training)
-    return torch.cat([result[0] if isinstance(result, tuple) else result for result in results])
+    return torch.cat([first_output(result) for result in results])
 
 
 def keep_in_float(program: Program, reference: Tensor, batches: list[Tensor], wanted: float) -> Kept:

@@ -16,12 +16,13 @@ from laconic.context import Context, calibration_inputs
 from laconic.errors import NotApplicableError
 from laconic.numeric.codebook import binary_scale
 from laconic.numeric.rounding import mean_square_scale, per_channel
-from laconic.program import Codebook, Program, Uniform, Weight, clone, fold_batch_norm, weights
+from laconic.program import Codebook, Program, Uniform, Weight, fold_batch_norm, weights
 from laconic.program.represent import edges
 from laconic.program.scaled import Scaled
 from laconic.program.unquantized import check_unquantized
 from laconic.quantize.grids import KINDS, even_widths, make_room_for_bias, put_grids, round_bias
 from laconic.quantize.static import counted
+from laconic.recover import taught
 from laconic.step import Patterns, step
 
 _TABLES = {1: (torch.tensor([-1.0, 1.0]), "binary"), 2: (torch.tensor([-3.0, -1.0, 1.0, 3.0]) / 3, "even int2")}
@@ -66,10 +67,7 @@ class Training(train.Training):
             self._check_widths_are_open()
         else:
             self._quantize(program, context)
-        loss: train.Loss = train.cross_entropy
-        if context.teacher is not None and self.alpha:
-            loss = train.response_loss(clone(context.teacher).eval().to(context.device), self.temperature, self.alpha)
-        fitted = context.fit(program, self, loss, "training with quantizers")
+        fitted = context.fit(program, self, taught(context, self.temperature, self.alpha), "training with quantizers")
         context.note(f"{fitted.epochs} epochs" + (f", validation score {fitted.score:.4f}" if fitted.score is not None else ""))
         folded = fold_batch_norm(program)
         for weight in weights(program):

@@ -9,7 +9,7 @@ ICLR 2017, who take the Hessian's diagonal, which this estimates.
 import torch
 from torch import Tensor
 
-from laconic.program import Program
+from laconic.program import Program, first_output
 from laconic.program.represent import stored_tensor
 from laconic.train import classes_last
 
@@ -34,7 +34,7 @@ def importance(program: Program, names: list[str], inputs: Tensor, generator: to
     for example in inputs.split(1):
         with torch.enable_grad():
             output = program(example)
-            logits = output[0] if isinstance(output, tuple) else output
+            logits = first_output(output)
             chances = classes_last(logits.float()).log_softmax(-1).flatten(0, -2)
         labels = torch.multinomial(chances.detach().exp().cpu(), 1, generator=generator).to(chances.device)
         slopes = torch.autograd.grad(chances.gather(1, labels).sum(), learned, allow_unused=True) if chances.requires_grad else ()

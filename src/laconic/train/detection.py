@@ -31,17 +31,12 @@ def assigned(boxes: Tensor, rows: int, columns: int) -> tuple[Tensor, Tensor]:
         The class of each cell (n, rows, columns), int64, -1 where it finds nothing; and how far the sides of its thing are from its
         middle, in cells: left, top, right, bottom (n, 4, rows, columns), 0 where there is none.
     """
-    scale = boxes.new_tensor([columns, rows, columns, rows])
-    left, top, right, bottom = ((boxes[..., 1:] * scale)[:, :, None, None]).unbind(-1)  # (n, most, 1, 1)
-    across = torch.arange(columns, device=boxes.device) + 0.5
-    down = (torch.arange(rows, device=boxes.device) + 0.5)[:, None]
-    sides = torch.stack(torch.broadcast_tensors(across - left, down - top, right - across, bottom - down), 2)  # (n, most, 4, rows, columns)
-    inside = sides.amin(2) > 0
-    near = ((across - (left + right) / 2).abs() < _RADIUS) & ((down - (top + bottom) / 2).abs() < _RADIUS)
-    areas = ((right - left) * (bottom - top)).expand_as(inside)
-    areas = areas.masked_fill(~(inside & near & (boxes[:, :, :1, None] >= 0)), _LARGE)
     if not boxes.shape[1]:
         return boxes.new_full((len(boxes), rows, columns), -1).long(), boxes.new_zeros(len(boxes), 4, rows, columns)
+    sides = _sides(boxes, rows, columns)
+    left, top, right, bottom = sides.unbind(2)
+    near = ((left - right).abs() < 2 * _RADIUS) & ((top - bottom).abs() < 2 * _RADIUS)
+    areas = ((left + right) * (top + bottom)).masked_fill(~(_inside(boxes, sides) & near), _LARGE)
     least, chosen = areas.min(1)
     found = least < _LARGE
     classes = boxes[..., 0].gather(1, chosen.flatten(1)).view_as(chosen).long().masked_fill(~found, -1)
@@ -126,9 +121,17 @@ def foreground(boxes: Tensor, rows: int, columns: int) -> Tensor:
         rows: of the map.
         columns: of the map.
     """
-    scale = boxes.new_tensor([columns, rows, columns, rows])
-    left, top, right, bottom = ((boxes[..., 1:] * scale)[:, :, None, None]).unbind(-1)
+    return _inside(boxes, _sides(boxes, rows, columns)).any(1)
+
+
+def _sides(boxes: Tensor, rows: int, columns: int) -> Tensor:
+    """Return how far left, top, right and bottom of each box are from each cell's middle, in cells, (n, most, 4, rows, columns)."""
+    left, top, right, bottom = ((boxes[..., 1:] * boxes.new_tensor([columns, rows, columns, rows]))[:, :, None, None]).unbind(-1)
     across = torch.arange(columns, device=boxes.device) + 0.5
     down = (torch.arange(rows, device=boxes.device) + 0.5)[:, None]
-    within = (across > left) & (across < right) & (down > top) & (down < bottom) & (boxes[:, :, :1, None] >= 0)
-    return within.any(1)
+    return torch.stack(torch.broadcast_tensors(across - left, down - top, right - across, bottom - down), 2)
+
+
+def _inside(boxes: Tensor, sides: Tensor) -> Tensor:
+    """Return whether each cell's middle lies in each box, (n, most, rows, columns); in those that fill up none does."""
+    return (sides.amin(2) > 0) & (boxes[:, :, :1, None] >= 0)
