@@ -26,8 +26,9 @@ import yaml
 
 from laconic.context import Context
 from laconic.factorize import SVD, Mixed, Tucker
-from laconic.factorize.kinds import Kind, Option
+from laconic.factorize.mixed import WAYS, Kind
 from laconic.factorize.plan import Curve, apart, curves, subjects, within
+from laconic.factorize.ways import Option
 from laconic.job import Origin, prepare
 from laconic.measure import macs, parameters
 from laconic.program import Program, clone
@@ -61,7 +62,7 @@ def uniform(program: Program, context: Context, kind: Kind, share: float) -> Pro
         picked, known = dict[str, Option](), list[Curve]()
         for subject in found:
             rank = max(1, round(of_full * min(subject.channels[0], subject.weight.shape[1] if kind == "svd" else subject.channels[1])))
-            ways = tuple(subject.options(kind, [rank], context.generator())) if min(subject.layer.shape[:2]) > 3 else ()
+            ways = tuple(WAYS[kind][0].options(subject, [rank], context.generator())) if min(subject.layer.shape[:2]) > 3 else ()
             if ways and ways[0].parameters < subject.weight.numel():
                 known.append(Curve(subject, ways, 1.0))
                 picked[known[-1].name] = ways[0]
@@ -119,12 +120,15 @@ def allocation() -> None:
     """Print how long the choice of ranks takes and how far it can be from the optimum."""
     program, context = resnet56()
     found = subjects(program, context, True, (), ())
-    known = curves(program, found, ("svd", "spatial", "tucker"), lambda *_: None, context.example(64)[0], context.generator())
+    ways = [way for kind in ("svd", "spatial", "tucker") for way in WAYS[kind]]
+    known = curves(program, found, ways, lambda *_: None, context.example(64)[0], context.generator())
     for share in (0.66, 0.5, 0.33, 0.25):
         start = time.perf_counter()
         _, chosen = within(program, known, "macs", share, context)
-        ways = sum(len(curve.options) for curve in known)
-        print(f"macs {share}: {len(known)} layers, {ways} ways, gap {chosen.gap / chosen.loss:.3%}, {time.perf_counter() - start:.2f} s")
+        options = sum(len(curve.options) for curve in known)
+        print(
+            f"macs {share}: {len(known)} layers, {options} options, gap {chosen.gap / chosen.loss:.3%}, {time.perf_counter() - start:.2f} s"
+        )
 
 
 def trained(name: str, seed: int) -> Path:

@@ -74,8 +74,8 @@ TEACH = [
     Response(**QUICK),
     Response(views=1, **QUICK),
     Feature(loss="hint", **QUICK),
-    Feature(loss="channels", **QUICK),
-    Relation(**QUICK),
+    *(Feature(loss=loss, **QUICK) for loss in ("channels", "attention", "similarity", "review")),
+    *(Relation(loss=loss, **QUICK) for loss in ("distances", "contrast")),
     Mutual(**QUICK),
     BornAgain(**QUICK),
 ]

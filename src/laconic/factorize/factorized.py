@@ -1,6 +1,7 @@
 """What every step that takes layers apart does: find the layers, choose ranks, put the parts in, fit and train them."""
 
 from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Annotated, ClassVar, Literal
 
 import torch
@@ -9,10 +10,10 @@ from pydantic.dataclasses import dataclass
 
 from laconic.context import Context, calibration_inputs
 from laconic.errors import NotApplicableError, UnreachableError
-from laconic.factorize.kinds import Kind, Option, Subject
-from laconic.factorize.plan import Curve, apart, candidates, check_rank, curves, seconds_of, subjects, within
+from laconic.factorize.plan import Curve, apart, candidates, check_rank, curves, seconds_of, stages, subjects, within
 from laconic.factorize.refit import Part, refit
 from laconic.factorize.replace import put
+from laconic.factorize.ways import Option, Subject, Way
 from laconic.goal import Budget
 from laconic.measure import macs
 from laconic.numeric.allocation import Allocation
@@ -47,7 +48,7 @@ class Factorized(Budget):
         return self.training is not None
 
 
-def factorize(program: Program, settings: Factorized, kinds: Sequence[Kind], context: Context) -> Program:
+def factorize(program: Program, settings: Factorized, ways: Sequence[Way], context: Context) -> Program:
     """Take the layers of a program apart, in place.
 
     Raises:
@@ -58,10 +59,8 @@ def factorize(program: Program, settings: Factorized, kinds: Sequence[Kind], con
     inputs, whole = torch.cat(calibration_inputs(program, context)), clone(program).eval()
     found = subjects(whole, context, settings.whiten, settings.include, settings.exclude)
     if isinstance(settings.rank, int):
-        check_rank(settings.rank, found, kinds)
-    known = curves(
-        whole, found, kinds, lambda subject, kind: _ranks(settings, subject, kind), inputs[: settings.examples], context.generator()
-    )
+        check_rank(settings.rank, found, ways)
+    known = curves(whole, found, ways, partial(_ranks, settings), inputs[: settings.examples], context.generator())
     picked = _picked(whole, known, settings, context)
     if not picked:
         raise NotApplicableError("no layer is taken apart: none would be faster or smaller")
@@ -76,10 +75,11 @@ def factorize(program: Program, settings: Factorized, kinds: Sequence[Kind], con
     return program
 
 
-def _ranks(settings: Factorized, subject: Subject, kind: Kind) -> list[int] | None:
-    if settings.rank == "variational":
-        return subject.variational(kind)
-    return None if settings.rank is None else [min(settings.rank, subject.limit(kind))]
+def _ranks(settings: Factorized, subject: Subject, way: Way) -> list[int] | None:
+    """Return the rank that was asked for; None: a budget decides."""
+    if settings.rank is None:
+        return None
+    return [way.variational(subject) if settings.rank == "variational" else min(settings.rank, way.limit(subject))]
 
 
 def _picked(whole: Program, known: list[Curve], settings: Factorized, context: Context) -> dict[str, Option]:
@@ -145,7 +145,7 @@ def _put(
     parts = dict[str, Part]()
     for curve in found:
         option, layer = picked[curve.name], by_weight[curve.subject.layer.weight]
-        names = put(program, layer, curve.subject.stages(option, context.generator()))
+        names = put(program, layer, stages(curve.subject, option, context))
         parts[layer.node.name] = Part(curve.subject, option, tuple(names))
     tidy(program)
     infer_shapes(program)

@@ -1,18 +1,31 @@
 """For each layer the way that loses least for what it saves: SVD, spatial, Tucker, CP, or left whole.
 
-Source: the ways cite theirs in `kinds`; that ranks are shared out by dynamic programming over measured curves, as bits are in
-`quantize.Mixed`, follows the multiple-choice knapsack cited in `numeric.allocation`.
+Source: the ways cite theirs; that ranks are shared out by dynamic programming over measured curves, as bits are in `quantize.Mixed`,
+follows the multiple-choice knapsack cited in `numeric.allocation`.
 """
 
-from typing import Annotated
+from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
 from laconic.context import Context
+from laconic.factorize.cp import Depthwise
 from laconic.factorize.factorized import Factorized, factorize
-from laconic.factorize.kinds import Kind
+from laconic.factorize.svd import Channels, Spatial
+from laconic.factorize.tables import Narrower
+from laconic.factorize.tucker import TwoBases
+from laconic.factorize.ways import Way
 from laconic.program import Program
 from laconic.step import step
+
+Kind: TypeAlias = Literal["svd", "spatial", "tucker", "cp"]
+
+WAYS: dict[Kind, tuple[Way, ...]] = {
+    "svd": (Channels(), Narrower()),
+    "spatial": (Spatial(),),
+    "tucker": (TwoBases(),),
+    "cp": (Depthwise(),),
+}
 
 
 @step
@@ -26,4 +39,4 @@ class Mixed(Factorized):
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Take apart in place."""
-        return factorize(program, self, self.kinds, context)
+        return factorize(program, self, [way for kind in self.kinds for way in WAYS[kind]], context)

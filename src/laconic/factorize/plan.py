@@ -4,6 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import torch
 from torch import Tensor, fx
@@ -11,9 +12,9 @@ from torch.nn.utils import parametrize
 
 from laconic.context import Context
 from laconic.errors import LaconicError, NotApplicableError, UnreachableError
-from laconic.factorize.kinds import Kind, Option, Subject
 from laconic.factorize.replace import as_value, base_name, put
-from laconic.factorize.tables import Table
+from laconic.factorize.tables import read_often
+from laconic.factorize.ways import Option, Stage, Subject, Way
 from laconic.measure import macs
 from laconic.numeric.allocation import Allocation, allocate
 from laconic.numeric.moments import Moments
@@ -85,20 +86,20 @@ def _with_moments(program: Program, context: Context, found: Sequence[Subject]) 
     words = dict[str, list[Tensor]]()
     for subject in found:
         by.setdefault(subject.layer.source, []).append(subject)
-        if not isinstance(subject, Table):
+        if not subject.is_table:
             totals[subject.layer.weight] = Moments.of(subject.layer.inputs)
 
     def visit(node: fx.Node, value: Tensor) -> None:
         for subject in by[node]:
-            if isinstance(subject, Table):
+            if subject.is_table:
                 words.setdefault(subject.layer.weight, []).append(value.flatten())
             else:
                 totals[subject.layer.weight].add(subject.rows(value), len(value))
 
     observe(program, ((inputs,) for inputs in context.calibration()), by, visit)
     return [
-        subject.counted(torch.cat(words[name]))
-        if isinstance(subject, Table)
+        replace(subject, moments=read_often(torch.cat(words[name]), len(subject.weight)))
+        if subject.is_table
         else replace(subject, moments=totals[name].shrunk, doubt=totals[name].doubt)
         for subject in found
         for name in [subject.layer.weight]
@@ -109,7 +110,7 @@ def _subject(program: Program, layer: Layer) -> Subject:
     value, source = as_value(layer.node), as_value(layer.source)
     if layer.node.target is torch.ops.aten.embedding.default:
         places = tuple(int(size) for size in value.shape[1:-1])
-        return Table(layer, read(program, layer.weight).detach().double(), None, math.prod(places), places, 0)
+        return Subject(layer, read(program, layer.weight).detach().double(), None, math.prod(places), places, 0)
     after, before = ([int(size) for size in (each.shape[2:] if layer.spatial else each.shape[1:-1])] for each in (value, source))
     columns = after[0] * before[1] if layer.spatial == 2 else math.prod(after)
     weight = read(program, layer.weight).detach().double().flatten(1)
@@ -119,8 +120,8 @@ def _subject(program: Program, layer: Layer) -> Subject:
 def curves(
     program: Program,
     found: Sequence[Subject],
-    kinds: Sequence[Kind],
-    ranks: Callable[[Subject, Kind], list[int] | None],
+    ways: Sequence[Way],
+    ranks: Callable[[Subject, Way], list[int] | None],
     inputs: Tensor,
     generator: torch.Generator,
 ) -> list[Curve]:
@@ -129,7 +130,7 @@ def curves(
     Args:
         program: the whole one.
         found: its layers.
-        kinds: the ways to look at.
+        ways: to look at.
         ranks: gives the ranks of a way; None: all that save something.
         inputs: calibration inputs that the network's outputs are compared on.
         generator: of what begins at random.
@@ -139,9 +140,10 @@ def curves(
     """
     wanted, made = run(program, inputs), list[Curve]()
     for subject in found:
-        ways = tuple(option for kind in kinds for option in subject.options(kind, ranks(subject, kind), generator))
-        if ways:
-            made.append(Curve(subject, ways, _sensitivity(program, subject, ways, inputs, wanted, generator)))
+        each = (way.options(subject, ranks(subject, way), generator) for way in ways if way.fits(subject))
+        offered = tuple(chain.from_iterable(each))
+        if offered:
+            made.append(Curve(subject, offered, _sensitivity(program, subject, offered, inputs, wanted, generator)))
     if not made:
         raise NotApplicableError("no layer becomes smaller when it is taken apart; they are too small for these ways")
     return made
@@ -156,7 +158,7 @@ def _sensitivity(
     if typical.error <= 1e-9:
         return 1.0
     weight = read(program, subject.layer.weight)
-    other = subject.product(subject.stages(typical, generator)).reshape(weight.shape).to(weight)
+    other = typical.way.product(typical.way.stages(subject, typical.ranks, generator)).reshape(weight.shape).to(weight)
     [operand] = [each for each in subject.layer.node.all_input_nodes if each.op == "get_attr" and each.target == subject.layer.weight]
     return relative_error(run(program, inputs, {operand: lambda _: other}), wanted) / typical.error
 
@@ -224,11 +226,11 @@ def _timed(program: Program, found: Sequence[Curve], context: Context) -> dict[t
 
 def _together(found: Sequence[Curve]) -> Iterator[dict[str, Option]]:
     """Yield choices for all layers at once, so that each way of a layer is in one, up to `_TIMED` of a kind."""
-    for kind in dict.fromkeys(option.kind for curve in found for option in curve.options):
+    for way in dict.fromkeys(option.way for curve in found for option in curve.options):
         for step in range(_TIMED):
             picked = dict[str, Option]()
             for curve in found:
-                ways = sorted((option for option in curve.options if option.kind == kind), key=lambda each: each.macs)
+                ways = sorted((option for option in curve.options if option.way is way), key=lambda each: each.macs)
                 if ways:
                     picked[curve.name] = ways[round(step * (len(ways) - 1) / (_TIMED - 1))]
             yield picked
@@ -239,25 +241,30 @@ def seconds_of(spent: Mapping[str, float], name: str) -> float:
     return sum(seconds for each, seconds in spent.items() if each == name or each.startswith(f"{name}."))
 
 
+def stages(subject: Subject, option: Option, context: Context) -> list[Stage]:
+    """Return the layers that a layer becomes, in order."""
+    return option.way.stages(subject, option.ranks, context.generator())
+
+
 def apart(program: Program, found: Sequence[Curve], picked: Mapping[str, Option], context: Context) -> Program:
     """Return a copy whose layers are taken apart."""
     made = clone(program)
     by_weight = {layer.weight: layer for layer in candidates(made)}
     for curve in found:
         if curve.name in picked:
-            put(made, by_weight[curve.subject.layer.weight], curve.subject.stages(picked[curve.name], context.generator()))
+            put(made, by_weight[curve.subject.layer.weight], stages(curve.subject, picked[curve.name], context))
     tidy(made)
     return infer_shapes(made)
 
 
-def check_rank(rank: int, found: Sequence[Subject], kinds: Sequence[Kind]) -> None:
+def check_rank(rank: int, found: Sequence[Subject], ways: Sequence[Way]) -> None:
     """Find a rank that a layer does not have.
 
     Raises:
         LaconicError: names the layer and its largest rank.
     """
     for subject in found:
-        limits = [subject.limit(kind) for kind in kinds if subject.fits(kind)]
+        limits = [way.limit(subject) for way in ways if way.fits(subject)]
         if limits and rank > max(limits):
             raise LaconicError(
                 f"rank {rank} is above the full rank of {base_name(subject.layer)}, {max(limits)}; give a smaller one, or exclude the layer"

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, fx
 
 from laconic.context import Context
-from laconic.factorize.kinds import Option, Subject
+from laconic.factorize.plan import stages
 from laconic.factorize.replace import followed_by_norm
-from laconic.factorize.tables import Table
+from laconic.factorize.ways import Option, Subject
 from laconic.numeric.decomposition import ridged
 from laconic.program import Program, read
 from laconic.program.observe import examples_at_once, side_by_side
@@ -44,7 +44,7 @@ def refit(program: Program, whole: Program, parts: Mapping[str, Part], context: 
         context: gives the calibration data.
     """
     inputs = torch.cat(list(context.calibration()))[: examples_at_once(whole)]
-    first = {_beginning(program, part): part for part in parts.values() if not isinstance(part.subject, Table)}  # which read no values
+    first = {_beginning(program, part): part for part in parts.values() if not part.subject.is_table}  # which read no values
     sources, seen = {part.subject.layer.source.name for part in parts.values()}, dict[str, Tensor]()
     norms = running_norms(program)
     for each, values, reference in side_by_side(program.eval(), whole.eval(), inputs):
@@ -88,13 +88,13 @@ def _fit(program: Program, part: Part, now: Tensor, before: Tensor, context: Con
     crossed = (1 - doubt) * crossed + doubt * moments
     wanted = torch.linalg.solve(ridged(moments), (weight @ crossed).T).T
     subject = replace(part.subject, weight=wanted, moments=ridged(moments), found={})
-    made = subject.stages(part.option, context.generator())
+    made = stages(subject, part.option, context)
     for name, stage in zip(part.names, made, strict=True):
         stored = read(program, name)
         stored.copy_(stage.weight.reshape(stored.shape))
     if layer.bias is not None:
         bias = read(program, layer.bias)
-        fitted = subject.product(made)
+        fitted = part.option.way.product(made)
         bias += (weight @ theirs_mean - fitted @ ours_mean).to(bias)
 
 

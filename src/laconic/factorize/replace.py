@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from laconic.factorize.kinds import Stage
+from laconic.factorize.ways import Stage
 from laconic.program import Program, place
 from laconic.program.layers import Layer
 from laconic.program.program import own_tensors
@@ -37,7 +37,7 @@ def put(program: Program, layer: Layer, made: Sequence[Stage]) -> list[str]:
         with program.graph.inserting_before(layer.node):
             weight = program.graph.get_attr(name)
             weight.meta = {"val": value_of_weight}
-            if stage.operation == "embedding":
+            if layer.node.target is aten.embedding.default and stage.operation == "layer":
                 value = program.graph.call_function(layer.node.target, (weight, *layer.node.args[1:]))
             else:
                 target = layer.node.target if stage.operation == "layer" else aten.linear.default

@@ -1,26 +1,117 @@
 """Two layers in place of one, by the singular values of its weight as its outputs see them.
 
 Source: E. Denton, W. Zaremba, J. Bruna, Y. LeCun, R. Fergus, "Exploiting Linear Structure Within Convolutional Networks for Efficient
-Evaluation", NeurIPS 2014; the whitening and the two ways for convolutions are cited in `numeric.decomposition` and `kinds`.
+Evaluation", NeurIPS 2014; the whitening is cited in `numeric.decomposition`, the two ways for convolutions where they are.
 """
 
+from math import prod
 from typing import Literal
+
+import torch
+from torch import Tensor
 
 from laconic.context import Context
 from laconic.factorize.factorized import Factorized, factorize
+from laconic.factorize.tables import Narrower
+from laconic.factorize.ways import Option, Stage, Subject, Way
 from laconic.program import Program
 from laconic.step import step
 
 
+class Channels(Way):
+    """A layer like the whole one to few channels, and a pointwise one (X. Zhang, J. Zou, K. He, J. Sun, TPAMI 2016)."""
+
+    name = "svd"
+
+    def fits(self, subject: Subject) -> bool:
+        """Say whether it is one for this layer."""
+        return not subject.is_table
+
+    def limit(self, subject: Subject) -> int:
+        """Return the rank of a matrix of that shape."""
+        return min(subject.weight.shape)
+
+    def parts(self, subject: Subject, ranks: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Return the entries of each weight, and its positions."""
+        places = prod(subject.outputs)
+        return [(ranks[0] * subject.weight.shape[1], places), (subject.channels[0] * ranks[0], places)]
+
+    def first(self, subject: Subject, ranks: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, list[Stage]]:
+        """Return the leading directions of the inputs."""
+        right = self.spectrum(subject).factors(ranks[0])[1]
+        return right, [Stage("down", right.reshape(-1, *subject.layer.shape[1:]), "whole")]
+
+    def product(self, made: list[Stage]) -> Tensor:
+        """Return the weight that both make."""
+        return made[1].weight.double().flatten(1) @ made[0].weight.double().flatten(1)
+
+    def with_rank(self, subject: Subject, rank: int, exact: bool, generator: torch.Generator) -> list[Option]:
+        """Return the option of a rank: its error is known without making it."""
+        errors = self.spectrum(subject).errors
+        return [self.option(subject, (rank,), float(errors[rank] / errors[0]) if errors[0] > 0 else 0.0)]
+
+
+class Spatial(Way):
+    """A column of the kernel, then a row.
+
+    Source: M. Jaderberg, A. Vedaldi, A. Zisserman, "Speeding up Convolutional Neural Networks with Low Rank Expansions", BMVC 2014,
+    scheme 2.
+    """
+
+    name = "spatial"
+
+    def fits(self, subject: Subject) -> bool:
+        """Say whether the kernel has columns and rows."""
+        return not subject.is_table and len(subject.kernel) == 2 and min(subject.kernel) > 1
+
+    def limit(self, subject: Subject) -> int:
+        """Return the rank of the weight with columns on one side and rows on the other."""
+        (out, inputs), (rows, columns) = subject.channels, subject.kernel
+        return min(out * columns, inputs * rows)
+
+    def parts(self, subject: Subject, ranks: tuple[int, ...]) -> list[tuple[int, int]]:
+        """Return the entries of each weight, and its positions."""
+        (out, inputs), (rows, columns) = subject.channels, subject.kernel
+        return [(ranks[0] * inputs * rows, subject.columns), (out * ranks[0] * columns, prod(subject.outputs))]
+
+    def folded(self, subject: Subject) -> Tensor:
+        """Return the weight as (out * columns, in * rows)."""
+        return subject.blocks.permute(0, 3, 1, 2).flatten(0, 1).flatten(1)
+
+    def folded_moments(self, subject: Subject) -> Tensor | None:
+        """Return the moments of a column of the kernel's inputs, the mean over the places of the column."""
+        if subject.moments is None:
+            return None
+        inputs, (rows, columns) = subject.channels[1], subject.kernel
+        each = subject.moments.reshape(inputs, rows, columns, inputs, rows, columns)
+        return each.diagonal(dim1=2, dim2=5).mean(-1).reshape(inputs * rows, inputs * rows)
+
+    def first(self, subject: Subject, ranks: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, list[Stage]]:
+        """Return the columns, at every place that the row behind them reads."""
+        inputs, (rows, columns) = subject.channels[1], subject.kernel
+        down = self.spectrum(subject).factors(ranks[0])[1].reshape(-1, inputs, rows)
+        spread = torch.einsum("rik,cd->rcikd", down, torch.eye(columns, dtype=torch.float64))
+        return spread.flatten(2).flatten(0, 1), [Stage("down", down[..., None], "columns")]
+
+    def last(self, subject: Subject, matrix: Tensor, first: Tensor, ranks: tuple[int, ...]) -> list[Stage]:
+        """Return the row."""
+        return [Stage("up", matrix.reshape(len(matrix), ranks[0], 1, subject.kernel[1]), "rows")]
+
+    def product(self, made: list[Stage]) -> Tensor:
+        """Return the weight that both make."""
+        down, up = (each.weight.double() for each in made)
+        return torch.einsum("orb,ria->oiab", up[:, :, 0], down[..., 0]).flatten(1)
+
+
 @step
 class SVD(Factorized):
-    """Take linear layers and convolutions apart into two of low rank.
+    """Take linear layers, convolutions and embeddings apart into two of low rank.
 
-    Smaller; faster where the rank is well below a third of the channels, or, with `split: spatial`, of kernels of 3 x 3 and more.
+    Smaller; linear layers faster, convolutions where the runtime's profile shows it. `split: spatial` is for kernels of 3 x 3 and more.
     """
 
     split: Literal["channels", "spatial"] = "channels"  # convolutions: to few channels and back; or a column, then a row of the kernel
 
     def __call__(self, program: Program, context: Context) -> Program:
         """Take apart in place."""
-        return factorize(program, self, ("svd",) if self.split == "channels" else ("spatial",), context)
+        return factorize(program, self, (Channels(), Narrower()) if self.split == "channels" else (Spatial(),), context)

@@ -7,14 +7,19 @@ from torch import nn
 
 from laconic.context import Context
 from laconic.data import Split, Splits
-from laconic.factorize.kinds import Option
+from laconic.factorize.mixed import WAYS
 from laconic.factorize.plan import Curve, apart, subjects, within
+from laconic.factorize.ways import Option
 from laconic.measure import macs
 from laconic.program import capture, read
 from laconic.program.layers import layers
 from laconic.program.noise import relative_error
 
 KINDS = ("svd", "spatial", "tucker", "cp")
+
+
+def offered(kind, subject, ranks, generator):
+    return [option for way in WAYS[kind] for option in way.options(subject, ranks, generator)]
 
 
 class One(nn.Module):
@@ -51,7 +56,7 @@ def test_costs_errors_and_outputs_are_those_of_the_network_that_is_made(kind, se
     program, context, [subject] = everything(One(**settings), (6, 10, 12))
     assert subject.macs == macs(program, context.example())
     inputs = torch.cat(list(context.calibration()))
-    ways = subject.options(kind, [1, 3], context.generator())
+    ways = offered(kind, subject, [1, 3], context.generator())
     assert len(ways) >= 2
     for way in ways:
         curve = Curve(subject, tuple(ways), 1.0)
@@ -64,7 +69,7 @@ def test_costs_errors_and_outputs_are_those_of_the_network_that_is_made(kind, se
                 each(inputs) - (0 if subject.layer.bias is None else read(each, "conv.bias").reshape(-1, 1, 1)) for each in (program, made)
             )
         assert relative_error(after, before) == pytest.approx(way.error, rel=0.05, abs=1e-6)
-        whole = subject.product(subject.stages(way, context.generator()))
+        whole = way.way.product(way.way.stages(subject, way.ranks, context.generator()))
         dense = nn.functional.conv2d(
             inputs,
             whole.reshape(subject.layer.shape).float(),
@@ -77,9 +82,9 @@ def test_costs_errors_and_outputs_are_those_of_the_network_that_is_made(kind, se
 @pytest.mark.parametrize("kind", KINDS)
 def test_more_rank_is_never_worse_and_full_rank_is_exact(kind):
     _, context, [subject] = everything(One(kernel_size=3, padding=1), (6, 8, 8))
-    ranks = list(range(1, subject.limit(kind) + 1))
+    ranks = list(range(1, WAYS[kind][0].limit(subject) + 1))
     ranks = ranks if kind != "cp" else [1, 2, 4, 8, 16, 32, ranks[-1]]
-    errors = [min(way.error for way in subject.options(kind, [rank], context.generator())) for rank in ranks]
+    errors = [min(way.error for way in offered(kind, subject, [rank], context.generator())) for rank in ranks]
     slack = 0.02 if kind == "cp" else 1e-9
     assert all(later <= earlier + slack for earlier, later in pairwise(errors))
     assert errors[-1] < (1e-2 if kind == "cp" else 1e-6)
@@ -99,12 +104,12 @@ def test_linear_layers_and_series_are_taken_apart_too():
     assert [subject.layer.weight for subject in found] == ["conv.weight", "fc.weight"]
     for subject in found:
         for kind in KINDS:
-            for way in subject.options(kind, [2], context.generator()):
+            for way in offered(kind, subject, [2], context.generator()):
                 curve = Curve(subject, (way,), 1.0)
                 made = apart(program, [curve], {curve.name: way}, context)
                 assert macs(made, context.example()) - macs(program, context.example()) == way.macs - subject.macs
-    assert not found[1].fits("tucker")
-    assert not found[0].fits("spatial")
+    assert not WAYS["tucker"][0].fits(found[1])
+    assert not WAYS["spatial"][0].fits(found[0])
 
 
 class Words(nn.Module):
@@ -127,15 +132,15 @@ def test_a_table_of_words_becomes_a_narrower_one_by_the_words_that_occur():
     for whiten in (True, False):
         found = subjects(program, context, whiten, ("words*",), ())
         [subject] = found
-        ways = subject.options("svd", [2, 5, 12], context.generator())
-        assert not subject.options("tucker", None, context.generator())
+        ways = offered("svd", subject, [2, 5, 12], context.generator())
+        assert not offered("tucker", subject, None, context.generator())
         for way in ways:
             curve = Curve(subject, (way,), 1.0)
             made = apart(program, [curve], {curve.name: way}, context)
             assert made.get_parameter("words.down.weight").shape == (40, way.ranks[0])
             assert way.macs == macs(made, context.example()) - macs(program, context.example())
             table = made.get_parameter("words.down.weight") @ made.get_parameter("words.up.weight").T
-            torch.testing.assert_close(subject.product(subject.stages(way, context.generator())).float(), table)
+            torch.testing.assert_close(way.way.product(way.way.stages(subject, way.ranks, context.generator())).float(), table)
             often = torch.bincount(sentences.flatten(), minlength=40) + 1.0 if whiten else torch.ones(40)
             apart_by = (often[:, None] * (table - program.get_parameter("words.weight")).square()).sum()
             whole = (often[:, None] * program.get_parameter("words.weight").square()).sum()
@@ -146,7 +151,7 @@ def test_a_table_of_words_becomes_a_narrower_one_by_the_words_that_occur():
 def test_only_ways_that_save_something_are_options():
     _, context, [subject] = everything(One(kernel_size=3, padding=1), (6, 8, 8))
     for kind in KINDS:
-        for way in subject.options(kind, None, context.generator()):
+        for way in offered(kind, subject, None, context.generator()):
             assert way.parameters < subject.weight.numel()
 
 
@@ -155,7 +160,7 @@ def test_the_choice_is_the_best_of_all_choices():
     program, context, found = everything(model, (6, 8, 8))
     known = []
     for number, subject in enumerate(found):
-        ways = [way for kind in ("svd", "spatial", "tucker") for way in subject.options(kind, None, context.generator())][::3]
+        ways = [way for kind in ("svd", "spatial", "tucker") for way in offered(kind, subject, None, context.generator())][::3]
         known.append(Curve(subject, tuple(ways), 1.0 + number))
     total = macs(program, context.example())
     for unit, cost_of, whole in (
@@ -178,4 +183,4 @@ def test_the_choice_is_the_best_of_all_choices():
 
 
 def test_an_option_says_what_it_is():
-    assert str(Option("tucker", (8, 4), 0.1, 10, 20)) == "tucker 8x4"
+    assert str(Option(WAYS["tucker"][0], (8, 4), 0.1, 10, 20)) == "tucker 8x4"
