@@ -8,7 +8,7 @@ from laconic.errors import LaconicError
 from laconic.receipt import Attempt, Budget
 from laconic.recipe import apply, check_needs, parse
 from laconic.search import check_budget, ladder
-from laconic.search.ladder import FILTERS, INTEGERS, LAYERS, PACKINGS, STRUCTURES, Rung, packings, structural
+from laconic.search.ladder import BOTH, FILTERS, INTEGERS, LAYERS, PACKINGS, RANKS, STRUCTURES, Rung, packings, structural
 from laconic.search.shrink import _order, climb, shortfall
 from laconic.tune import FineTune
 
@@ -125,12 +125,21 @@ def attempt(smaller=3.6, faster=2.0, drop=0.1, missed=("2x faster, at least 4x a
 )
 def test_structures_go_to_the_share_that_is_missing(budget, first, left, trainable):
     rungs = structural(budget, attempt(), trainable)
-    assert rungs[0].kind == first
+    assert rungs[0].kind == (first if trainable else RANKS)
+    assert {rung.kind for rung in rungs} == {LAYERS, FILTERS, RANKS, BOTH}
     assert {key: next(iter(rungs[0].recipe[0].values()))[key] for key in left} == left
     for rung in rungs:
         assert parse(rung.recipe)
         assert trains(rung) == trainable
     assert len({rung.name for rung in rungs}) == len(rungs)
+
+
+def test_filters_and_ranks_share_what_is_to_go():
+    for rung in structural(Budget(smaller=7.2), attempt(), trainable=False):
+        if rung.kind == BOTH:
+            filters, mixed, _ = parse(rung.recipe)
+            assert filters.bytes == mixed.bytes
+            assert filters.bytes * mixed.bytes == pytest.approx(float(rung.name.split()[4]) / 100, rel=0.01)
 
 
 def test_no_structure_goes_where_only_accuracy_is_missing():

@@ -10,9 +10,9 @@ from pydantic.dataclasses import dataclass
 
 from laconic.context import Context, calibration_inputs
 from laconic.errors import NotApplicableError, UnreachableError
-from laconic.factorize.plan import Curve, apart, candidates, check_rank, curves, seconds_of, stages, subjects, within
+from laconic.factorize.plan import Choice, Curve, apart, candidates, check_rank, curves, seconds_of, stages, subjects, within
 from laconic.factorize.refit import Part, refit
-from laconic.factorize.replace import put
+from laconic.factorize.replace import base_name, put
 from laconic.factorize.ways import Option, Subject, Way
 from laconic.goal import Budget
 from laconic.measure import macs
@@ -56,6 +56,18 @@ def factorize(program: Program, settings: Factorized, ways: Sequence[Way], conte
         NotApplicableError: there is no layer to take apart.
     """
     check_trainable(context, settings.training)
+    take_apart(program, choose(program, settings, ways, context), settings, context)
+    retrain(program, settings.training, context, "training")
+    return program
+
+
+def choose(program: Program, settings: Factorized, ways: Sequence[Way], context: Context) -> Choice:
+    """Return how layers are to be taken apart.
+
+    Raises:
+        LaconicError: the calibration data do not fit, a pattern matches nothing, a rank is above a layer's, or the target is out of reach.
+        NotApplicableError: there is no layer to take apart.
+    """
     inputs, whole = torch.cat(calibration_inputs(program, context)), clone(program).eval()
     found = subjects(whole, context, settings.whiten, settings.include, settings.exclude)
     if isinstance(settings.rank, int):
@@ -64,15 +76,29 @@ def factorize(program: Program, settings: Factorized, ways: Sequence[Way], conte
     picked = _picked(whole, known, settings, context)
     if not picked:
         raise NotApplicableError("no layer is taken apart: none would be faster or smaller")
-    before = macs(whole, context.example()), packed_bytes(whole)
-    _put(program, whole, known, picked, settings, context)
+    return Choice(tuple(curve.subject for curve in known if curve.name in picked), picked, len(found))
+
+
+def take_apart(program: Program, choice: Choice, settings: Factorized, context: Context) -> None:
+    """Put parts in the place of layers, in place, and fit them on calibration data to what the program computed."""
+    whole, before = clone(program).eval(), (macs(program, context.example()), packed_bytes(program))
+    by_weight, parts = {layer.weight: layer for layer in candidates(program)}, dict[str, Part]()
+    for subject in choice.subjects:
+        option, layer = choice.picked[base_name(subject.layer)], by_weight[subject.layer.weight]
+        names = put(program, layer, stages(subject, option, context))
+        parts[layer.node.name] = Part(subject, option, tuple(names))
+    tidy(program)
+    infer_shapes(program)
+    if settings.whiten:
+        refit(program, whole, parts, context)
+        unsure = [base_name(subject.layer) for subject in choice.subjects if subject.doubt > 0.5]
+        if unsure:
+            context.note(f"few examples: moments of different inputs count little in {', '.join(unsure)}")
     after = macs(program, context.example()), packed_bytes(program)
     context.note(
-        f"{len(picked)} of {len(found)} layers taken apart: {before[0] / after[0]:.2f}x fewer multiply-accumulates, "
+        f"{len(parts)} of {choice.looked_at} layers taken apart: {before[0] / after[0]:.2f}x fewer multiply-accumulates, "
         f"{before[1] / after[1]:.2f}x fewer bytes"
     )
-    retrain(program, settings.training, context, "training")
-    return program
 
 
 def _ranks(settings: Factorized, subject: Subject, way: Way) -> list[int] | None:
@@ -134,23 +160,3 @@ def _tell(known: Sequence[Curve], picked: dict[str, Option], context: Context) -
         if curve.name in picked:
             option = picked[curve.name]
             context.note(f"{curve.name}: {option}, error {decibels(option.error)} of its outputs")
-
-
-def _put(
-    program: Program, whole: Program, known: Sequence[Curve], picked: dict[str, Option], settings: Factorized, context: Context
-) -> None:
-    """Put the parts in, and fit them on calibration data."""
-    found = [curve for curve in known if curve.name in picked]
-    by_weight = {layer.weight: layer for layer in candidates(program)}
-    parts = dict[str, Part]()
-    for curve in found:
-        option, layer = picked[curve.name], by_weight[curve.subject.layer.weight]
-        names = put(program, layer, stages(curve.subject, option, context))
-        parts[layer.node.name] = Part(curve.subject, option, tuple(names))
-    tidy(program)
-    infer_shapes(program)
-    if settings.whiten:
-        refit(program, whole, parts, context)
-        unsure = [curve.name for curve in found if curve.subject.doubt > 0.5]
-        if unsure:
-            context.note(f"few examples: moments of different inputs count little in {', '.join(unsure)}")

@@ -49,6 +49,15 @@ class Curve:
         return self.sensitivity * option.error
 
 
+@dataclass(frozen=True)
+class Choice:
+    """Which layers of a program are taken apart, and how."""
+
+    subjects: tuple[Subject, ...]
+    picked: dict[str, Option]  # by the layer's name
+    looked_at: int  # layers
+
+
 def subjects(program: Program, context: Context, whiten: bool, include: Patterns, exclude: Patterns) -> list[Subject]:
     """Return the layers that may be taken apart, with the moments of their inputs on calibration data.
 

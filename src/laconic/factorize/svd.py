@@ -18,7 +18,15 @@ from laconic.program import Program
 from laconic.step import step
 
 
-class Channels(Way):
+class Matrix(Way):
+    """A way whose parts make a matrix of their rank, and all such: truncating its spectrum is the projection onto them."""
+
+    def unfolded(self, subject: Subject, matrix: Tensor) -> Tensor:
+        """Return what `folded` was made of."""
+        return matrix
+
+
+class Channels(Matrix):
     """A layer like the whole one to few channels, and a pointwise one (X. Zhang, J. Zou, K. He, J. Sun, TPAMI 2016)."""
 
     name = "svd"
@@ -51,7 +59,7 @@ class Channels(Way):
         return [self.option(subject, (rank,), float(errors[rank] / errors[0]) if errors[0] > 0 else 0.0)]
 
 
-class Spatial(Way):
+class Spatial(Matrix):
     """A column of the kernel, then a row.
 
     Source: M. Jaderberg, A. Vedaldi, A. Zisserman, "Speeding up Convolutional Neural Networks with Low Rank Expansions", BMVC 2014,
@@ -77,6 +85,11 @@ class Spatial(Way):
     def folded(self, subject: Subject) -> Tensor:
         """Return the weight as (out * columns, in * rows)."""
         return subject.blocks.permute(0, 3, 1, 2).flatten(0, 1).flatten(1)
+
+    def unfolded(self, subject: Subject, matrix: Tensor) -> Tensor:
+        """Return the weight of (out * columns, in * rows)."""
+        (out, inputs), (rows, columns) = subject.channels, subject.kernel
+        return matrix.reshape(out, columns, inputs, rows).permute(0, 2, 3, 1).flatten(1)
 
     def folded_moments(self, subject: Subject) -> Tensor | None:
         """Return the moments of a column of the kernel's inputs, the mean over the places of the column."""

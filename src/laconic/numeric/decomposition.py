@@ -36,10 +36,38 @@ class Spectrum:
         squares = self.values.square().flip(0).cumsum(0).flip(0)
         return torch.cat([squares, squares.new_zeros(1)])
 
+    def matrix(self, values: Tensor) -> Tensor:
+        """Return the matrix (out, in) of the first terms, with other values (terms,)."""
+        return (self.left[:, : len(values)] * values) @ self.right[: len(values)]
+
     def factors(self, rank: int) -> tuple[Tensor, Tensor]:
         """Return the two matrices (out, rank) and (rank, in) whose product has the least error of that rank; both weigh the same."""
         roots = self.values[:rank].sqrt()
         return self.left[:, :rank] * roots, roots[:, None] * self.right[:rank]
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """Coordinates in which second moments are the identity: `S` with `S S^T` the moments, and its inverse; None: the coordinates given."""
+
+    root: Tensor | None = None  # (in, in)
+    inverse: Tensor | None = None
+
+    @staticmethod
+    def of(moments: Tensor | None) -> "Whitening":
+        """Return the coordinates of moments (in, in); None: of the identity."""
+        if moments is None:
+            return Whitening()
+        safe = ridged(moments)
+        scale, directions = torch.linalg.eigh(safe)
+        roots = scale.clamp_min(float(_RIDGE * safe.diagonal().mean())).sqrt()  # moments summed in float32 may be a little below 0
+        return Whitening(directions * roots, (directions / roots).T)
+
+    def spectrum(self, matrix: Tensor) -> Spectrum:
+        """Take a matrix (out, in) apart in these coordinates."""
+        inside = matrix.double() if self.root is None else matrix.double() @ self.root
+        left, values, right = torch.linalg.svd(inside, full_matrices=False)
+        return Spectrum(left, values, right if self.inverse is None else right @ self.inverse)
 
 
 def spectrum(matrix: Tensor, moments: Tensor | None = None) -> Spectrum:
@@ -53,21 +81,7 @@ def spectrum(matrix: Tensor, moments: Tensor | None = None) -> Spectrum:
         matrix: (out, in).
         moments: of the inputs, (in, in); None: the identity.
     """
-    matrix = matrix.double()
-    if moments is None:
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        return Spectrum(left, values, right)
-    root, inverse = _roots(moments)
-    left, values, right = torch.linalg.svd(matrix @ root, full_matrices=False)
-    return Spectrum(left, values, right @ inverse)
-
-
-def _roots(moments: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `S` with `S S^T` the moments, and its inverse."""
-    safe = ridged(moments)
-    scale, directions = torch.linalg.eigh(safe)
-    roots = scale.clamp_min(float(_RIDGE * safe.diagonal().mean())).sqrt()  # moments summed in float32 may be a little below 0
-    return directions * roots, (directions / roots).T
+    return Whitening.of(moments).spectrum(matrix)
 
 
 def ridged(moments: Tensor) -> Tensor:

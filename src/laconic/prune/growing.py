@@ -13,24 +13,20 @@ from torch import Tensor
 from laconic.program import Mask
 from laconic.program.cut import KeptChannels
 from laconic.prune.sparse_training import SparseTraining, close_lowest, cubic
+from laconic.train import Ramp
 
 Scores: TypeAlias = Callable[[], list[Tensor]]
 """Returns the importance of every entry, a tensor for each mask."""
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", allow_inf_nan=False))
-class GrowingSparsity(SparseTraining):
-    """When sparsity grows."""
+class GrowingSparsity(Ramp, SparseTraining):
+    """When sparsity grows; after `end` no weight comes or goes."""
 
     initial: Annotated[float, Field(ge=0, lt=1)] = 0.0  # sparsity at `begin`; before it no weight is held at zero
-    begin: Annotated[float, Field(ge=0, lt=1)] = 0.0  # share of training after which sparsity begins to grow
-    end: Annotated[float, Field(gt=0, le=1)] = 0.75  # share of training after which it is reached, and no weight comes or goes
-    every: Annotated[int, Field(ge=1)] = 10  # batches from one choice of zeros to the next
 
     @model_validator(mode="after")
     def _grows(self) -> Self:
-        if self.begin >= self.end:
-            raise ValueError(f"begin={self.begin:g} must be before end={self.end:g}")
         if self.initial >= self.sparsity:
             raise ValueError(f"initial={self.initial:g} must be below sparsity={self.sparsity:g}")
         return self
@@ -48,11 +44,10 @@ class Growing:
     def __call__(self, done: int, total: int) -> KeptChannels | None:
         """Choose anew where it is time; until the end the network is not yet the one asked for."""
         settings = self.settings
-        first = int(settings.begin * total)
-        last = max(first + 1, round(settings.end * total))
-        if done > last:
+        if done > settings.last(total):
             return None
-        if done >= first and ((done - first) % settings.every == 0 or done == last):
-            sparsity = cubic((done - first) / (last - first), settings.sparsity, settings.initial)
+        share = settings.share(done, total)
+        if share is not None:
+            sparsity = cubic(share, settings.sparsity, settings.initial)
             close_lowest(self._masks, self._scores(), sparsity, settings.scope)
         return {}

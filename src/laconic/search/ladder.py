@@ -6,8 +6,9 @@ from math import log2
 from laconic.receipt import Attempt, Budget
 from laconic.recipe import PlainRecipe
 
-INTEGERS, LAYERS, FILTERS, PACKINGS = "integers", "layers", "filters", "packings"
-STRUCTURES = "structures"  # layers and filters
+INTEGERS, LAYERS, FILTERS, RANKS, PACKINGS = "integers", "layers", "filters", "ranks", "packings"
+BOTH = "filters and ranks"
+STRUCTURES = "structures"  # layers, filters and ranks
 BEYOND_INTEGERS = 4.5  # times smaller: int8 gives less than 4
 
 _FITTED = {"ranges": "mean-square", "weight_ranges": "mean-square"}
@@ -51,7 +52,8 @@ def ladder(budget: Budget, trainable: bool, epochs: int = 3) -> list[Rung]:
 def structural(budget: Budget, reached: Attempt, trainable: bool, epochs: int = 3) -> list[Rung]:
     """Return recipes that also remove structures, for a budget whose size or speed integers alone do not reach.
 
-    Whole layers first where speed is asked for: what is left stays as wide as runtimes like it. Filters first where bytes are.
+    Whole layers first where speed is asked for: what is left stays as wide as runtimes like it. Filters first where bytes are; ranks where
+    nothing can be trained, for they lose least before that.
 
     Args:
         budget: what is asked for.
@@ -63,9 +65,16 @@ def structural(budget: Budget, reached: Attempt, trainable: bool, epochs: int = 
     time_share = min(_share(reached.faster, budget.faster), _share(budget.max_latency_ms, reached.latency_ms))
     rungs = list[Rung]()
     for slack in _SLACKS if min(bytes_share, time_share) < 1 else ():
-        for kind in (LAYERS, FILTERS) if time_share < bytes_share else (FILTERS, LAYERS):
+        for kind in _kinds(time_share < bytes_share, trainable):
             rungs.append(_without(kind, slack * bytes_share, slack * time_share, trainable, 4 * epochs))
     return sorted(rungs, key=lambda rung: rung.kind != rungs[0].kind)
+
+
+def _kinds(is_for_time: bool, trainable: bool) -> tuple[str, ...]:
+    """Return what is removed, the best first."""
+    if is_for_time:
+        return (LAYERS, FILTERS, RANKS, BOTH) if trainable else (RANKS, LAYERS, FILTERS, BOTH)
+    return (FILTERS, RANKS, BOTH, LAYERS) if trainable else (RANKS, BOTH, FILTERS, LAYERS)
 
 
 _KEPT_BITS = (3.0, 5.0)  # that a weight which is not pruned may take; more of them are pruned then
@@ -106,16 +115,25 @@ def _sparsity(rate: float, bits: float) -> float:
 
 
 def _without(kind: str, bytes_share: float, time_share: float, trainable: bool, epochs: int) -> Rung:
-    target = {"bytes": _rounded(bytes_share)} if bytes_share < time_share else {"macs": _rounded(time_share)}
-    step = {LAYERS: ("prune.Layers", target), FILTERS: ("prune.Filters", {**target, "multiple_of": 8 if "bytes" in target else 16})}[kind]
-    unit, share = next(iter(target.items()))
-    what, removal, integers = f"{kind} to {100 * share:.3g} % of the {unit}", {step[0]: step[1]}, {"quantize.Static": _FITTED}
-    untrained = Rung(f"{what}, int8", [removal, integers], kind)
+    unit, share = ("bytes", bytes_share) if bytes_share < time_share else ("macs", time_share)
+    removal, integers = _removal(kind, unit, share), {"quantize.Static": _FITTED}
+    what = f"{kind} to {100 * _rounded(share):.3g} % of the {unit}"
+    untrained = Rung(f"{what}, int8", [*removal, integers], kind)
     if not trainable:
         return untrained
     training = {"epochs": epochs, "learning_rate": 0.05, "schedule": "one-cycle", "alpha": 0.9, "keep": "best"}
-    recipe: PlainRecipe = [removal, {"distill.Response": training}, integers]
+    recipe: PlainRecipe = [*removal, {"distill.Response": training}, integers]
     return Rung(f"{what}, distilled for {epochs} epochs, int8", recipe, kind, untrained)
+
+
+def _removal(kind: str, unit: str, share: float) -> PlainRecipe:
+    """Return the steps that leave a share of a cost; of two, each takes as much."""
+    if kind == BOTH:
+        return [*_removal(FILTERS, unit, share**0.5), *_removal(RANKS, unit, share**0.5)]
+    target = {unit: _rounded(share)}
+    if kind == FILTERS:
+        return [{"prune.Filters": {**target, "multiple_of": 8 if unit == "bytes" else 16}}]
+    return [{"prune.Layers" if kind == LAYERS else "factorize.Mixed": target}]
 
 
 def _rounded(share: float) -> float:

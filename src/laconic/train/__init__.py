@@ -4,6 +4,7 @@ from laconic.train.batches import Batches, Drawn
 from laconic.train.imitation import response_loss
 from laconic.train.loop import fit
 from laconic.train.objective import Loss, Score, classes_last, cross_entropy, label_loss, log_likelihood, top1, usual_score
+from laconic.train.ramp import Ramp
 from laconic.train.settings import Epoch, Fitted, Training
 from laconic.train.state import AfterBatch, AfterEpoch, describe
 
@@ -15,6 +16,7 @@ __all__ = [
     "Epoch",
     "Fitted",
     "Loss",
+    "Ramp",
     "Score",
     "Training",
     "classes_last",
