@@ -3,6 +3,9 @@
     python benchmarks/low_rank.py without                  # ResNet-56 at 1.5x fewer MACs, no training: ours beside plain factors
     python benchmarks/low_rank.py encoder                  # MiniLM with 20 % fewer parameters: cosine with the float embeddings
     python benchmarks/low_rank.py allocation               # time and optimality gap of the choice of ranks on ResNet-56
+    python benchmarks/low_rank.py integers                 # low rank and then int8 beside fewer bits alone, at equal bytes
+    python benchmarks/low_rank.py head                     # the dense layers of a VGG: size, time in the runtime's profile, accuracy
+    python benchmarks/low_rank.py compose                  # filters, low rank, int8 and packing on ResNet-20: what each leaves
     python benchmarks/low_rank.py lenet300-mnist-lowrank   # the record: five seeds
     python benchmarks/low_rank.py resnet56-cifar10-jpeg-lowrank-3x
 
@@ -11,6 +14,8 @@ factors are those of the weights alone, every layer with the same share of its f
 """
 
 import argparse
+import os
+import statistics
 import subprocess
 import sys
 import time
@@ -31,14 +36,20 @@ from laconic.factorize.plan import Curve, apart, curves, subjects, within
 from laconic.factorize.ways import Option
 from laconic.job import Origin, prepare
 from laconic.measure import macs, parameters
-from laconic.program import Program, clone
+from laconic.pack.network import read_program
+from laconic.program import Program, clone, packed_bytes
+from laconic.prune import Filters
+from laconic.quantize import Static
+from laconic.runtimes import lac
 from laconic.step import Step, step_name
-from laconic.train import top1
+from laconic.train import Training, top1
 from laconic.train.objective import mean_cosine
 from records import RECORDS, SEEDS, record
 
 RUNS = Path("runs") / "records"
+DATA = Path(os.environ.get("LACONIC_DATA", "data"))
 FLOAT = "float.safetensors"
+HEAD = ("classifier*",)
 RESNET56 = RECORDS / "resnet56-cifar10-jpeg" / "resnet56.safetensors"
 LENET: list[dict[str, dict[str, Any]]] = [
     {"factorize.SVD": {"bytes": 0.19, "training": {"epochs": 40, "learning_rate": 0.04, "weight_decay": 0.0001, "schedule": "one-cycle"}}}
@@ -131,6 +142,78 @@ def allocation() -> None:
         )
 
 
+def integers() -> None:
+    """Print what ResNet-56 keeps in equal bytes: low rank and then int8, filters and then int8, or fewer bits alone; without training."""
+    program, context = resnet56()
+    test = context.splits.test
+    print(f"whole: {packed_bytes(program):,} bytes, {top1(program, test):.2%}")
+    for bits in (6, 4, 3):
+        share, few = bits / 8, Static(weight_bits=bits, weight_ranges="mean-square", rounding="layer")
+        arms: dict[str, list[Step]] = {
+            f"{bits} bits alone": [few],
+            "low rank, int8": [Mixed(bytes=share), Static(weight_ranges="mean-square")],
+            "filters, int8": [Filters(bytes=share), Static(weight_ranges="mean-square")],
+        }
+        for name, steps in arms.items():
+            made = clone(program)
+            for step in steps:
+                made = step(made, replace(context, notes=[]))
+            print(f"{name:16} {packed_bytes(made):,} bytes  {top1(made, test):.2%}", flush=True)
+
+
+def head() -> None:
+    """Print what becomes of the dense layers of a VGG, 5x smaller in all: without training, and after three epochs."""
+    weights = RUNS / "vgg" / FLOAT
+    if not weights.is_file():
+        weights.parent.mkdir(parents=True, exist_ok=True)
+        words = [
+            "train",
+            "--model",
+            "zoo:vgg",
+            "--data",
+            "cifar10-jpeg",
+            "--epochs",
+            "15",
+            "--learning-rate",
+            "0.05",
+            "--schedule",
+            "one-cycle",
+        ]
+        subprocess.run([sys.executable, "-m", "laconic.cli", *words, "--out", str(weights)], check=True, stdout=subprocess.DEVNULL)
+    job = prepare(Origin("zoo:vgg", "cifar10-jpeg", weights), threads=1)
+    dense = sum(each.numel() for name, each in job.program.named_parameters() if name.startswith("classifier") and each.ndim == 2)
+    share = 1 - 4 * 0.8 * dense / packed_bytes(job.program)
+    training = Training(epochs=3, learning_rate=0.005, schedule="one-cycle")
+    arms = {"whole": None, "low rank": SVD(bytes=share, include=HEAD), "trained": SVD(bytes=share, include=HEAD, training=training)}
+    for name, step in arms.items():
+        context = replace(job.context, teacher=clone(job.program), notes=[])
+        made = step(clone(job.program), context) if step else job.program
+        held = sum(each.numel() for key, each in made.named_parameters() if key.startswith("classifier") and each.ndim == 2)
+        times = [sum(spent for key, spent in context.profiler()(made).items() if key.startswith("classifier")) for _ in range(5)]
+        print(
+            f"{name:10} dense layers: {dense / held:.2f}x fewer weights, {1e6 * statistics.median(times):.0f} us an example; "
+            f"{top1(made, job.splits.test):.2%}",
+            flush=True,
+        )
+
+
+def compose() -> None:
+    """Print bytes, multiply-accumulates and accuracy of ResNet-20 after filters, low rank, training, int8, and in a packed file."""
+    job = prepare(Origin("zoo:resnet20", "cifar10-jpeg", DATA / "weights/resnet20_cifar10_jpeg.safetensors"), threads=1)
+    context = replace(job.context, teacher=clone(job.program))
+    training = Training(epochs=4, learning_rate=0.02, schedule="one-cycle")
+    steps: list[Step] = [Filters(macs=0.75), Mixed(macs=0.75, faster=False, training=training), Static(weight_ranges="mean-square")]
+    made = clone(job.program)
+    for name, step in (("whole", None), *((step_name(step), step) for step in steps)):
+        made = step(made, context) if step else made
+        costs = f"{macs(made, context.example()):,} multiply-accumulates, {packed_bytes(made):,} bytes"
+        print(f"{name:16} {costs}, {top1(made, job.splits.test):.2%}", flush=True)
+    out = RUNS / "compose.lac"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    lac.export(made, context.example(), out)
+    print(f"{'packed':16} {out.stat().st_size:,} bytes, {top1(read_program(out), job.splits.test):.2%}")
+
+
 def trained(name: str, seed: int) -> Path:
     """Return the float LeNet of a seed, trained where it is not there yet; the first seed's lies in the record."""
     weights = RECORDS.relative_to(Path.cwd()) / name / FLOAT if seed == 0 else RUNS / name / f"seed-{seed}" / FLOAT
@@ -155,7 +238,14 @@ def command(name: str, seed: int) -> list[str]:
     return ["compress", "--recipe", str(recipe), "--model", model, "--weights", str(weights), "--data", data]
 
 
-TABLES = {"without": without, "encoder": encoder, "allocation": allocation}
+TABLES = {
+    "without": without,
+    "encoder": encoder,
+    "allocation": allocation,
+    "integers": integers,
+    "head": head,
+    "compose": compose,
+}
 NAMES = {"lenet300-mnist-lowrank": LENET, "resnet56-cifar10-jpeg-lowrank-3x": RESNET}
 
 

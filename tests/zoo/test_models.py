@@ -17,6 +17,7 @@ PARAMETERS = {  # of the papers, Caffe's prototxt, or counted by hand
     "mobilenet_v2": 3_489_097,
     "digits_cnn": 306_122,
     "recursive": 9 * 16**2,
+    "vgg": 9 * (3 * 32 + 32 * 32 + 32 * 64 + 64**2 + 64 * 128 + 128**2) + 2 * 448 + 2049 * 1024 + 1025 * 1034,
     "recursive?width=12": 9 * 12**2,
 }
 PAPERS = (
@@ -31,6 +32,7 @@ PAPERS = (
     "EMNLP 2014",
     "MICCAI 2015",
     "ICCV 2019",
+    "ICLR 2015",
 )
 
 

@@ -24,6 +24,7 @@ SHAPES: dict[str, tuple[int, ...]] = {
     "sentence_cnn": (64,),
     "speech": (40, 98),
     "stories260k": (128,),
+    "vgg": (3, 32, 32),
 }
 """One example of each built-in network, without the batch; of one that takes a single axis, token ids."""
 

@@ -20,6 +20,7 @@ from laconic.zoo.scenes import detector, segmenter
 from laconic.zoo.sentence_cnn import sentence_cnn
 from laconic.zoo.sentiment import minilm_classifier
 from laconic.zoo.speech import speech
+from laconic.zoo.vgg import vgg
 from laconic.zoo.weights import load_weights, read_weights
 
 MODELS: dict[str, Callable[..., nn.Module]] = {
@@ -38,6 +39,7 @@ MODELS: dict[str, Callable[..., nn.Module]] = {
     "sentence_cnn": sentence_cnn,
     "speech": speech,
     "stories260k": stories260k,
+    "vgg": vgg,
 }
 """The built-in networks: functions that build one, with its options by keyword."""
 
