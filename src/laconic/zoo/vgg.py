@@ -1,7 +1,7 @@
 """A VGG for images of 32 x 32: pairs of 3 x 3 convolutions between poolings, and the three dense layers that hold most of its weights.
 
-Source: K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, column B of table 1, made small:
-three of the five stages, of `width` channels and more, with batch norm (S. Ioffe, C. Szegedy, ICML 2015).
+Source: K. Simonyan, A. Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015, column B of table 1,
+made small: three of the five stages, of `width` channels and more, with batch norm (S. Ioffe, C. Szegedy, ICML 2015).
 """
 
 from typing import Annotated
