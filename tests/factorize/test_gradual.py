@@ -5,8 +5,9 @@ import torch
 
 from laconic.errors import LaconicError
 from laconic.factorize import SVD, Gradual
+from laconic.factorize.channels import Channels
 from laconic.factorize.gradual import Towards, lowered
-from laconic.factorize.svd import Channels, Spatial
+from laconic.factorize.svd import Spatial
 from laconic.factorize.ways import Subject
 from laconic.measure import macs
 from laconic.numeric.decomposition import Whitening, output_error

@@ -170,3 +170,48 @@ def test_parts_can_be_cut_and_taken_apart_again(program, context):
     again = SVD(rank=2, include=("right.down",))(cut, context)
     assert again.get_parameter("right.down.down.weight").shape[0] == 2
     assert torch.isfinite(again(*context.example())).all()
+
+
+class Listener(nn.Module):
+    """A recurrent network over the rows of a picture."""
+
+    def __init__(self, kind, **more):
+        super().__init__()
+        self.recurrent, self.head = kind(8, 12, batch_first=True, **more), nn.Linear(12 * (1 + more.get("bidirectional", False)), 10)
+
+    def forward(self, x):
+        return self.head(self.recurrent(x.squeeze(1))[0][:, -1])
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # torch.export's, of recurrent layers
+def test_the_input_of_a_recurrent_network_is_narrowed(kind, layers, context, tmp_path):
+    torch.manual_seed(0)
+    whole = capture(Listener(kind, num_layers=layers).eval(), context.example())
+    inputs = context.example(20)[0]
+    with torch.no_grad():
+        wanted = whole(inputs)
+        same = SVD(rank=8, include="recurrent.weight_ih_l0")(clone(whole), context)
+        torch.testing.assert_close(same(inputs), wanted, rtol=1e-4, atol=1e-5)
+    made = SVD(rank=3, include="recurrent.weight_ih_l0")(clone(whole), context)
+    names = {name: tuple(parameter.shape) for name, parameter in made.named_parameters()}
+    assert names["recurrent.weight_ih_l0_parts.down.weight"] == (3, 8)
+    assert names["recurrent.weight_ih_l0_parts.up.weight"][1] == 3
+    assert "recurrent.weight_hh_l0" in names
+    assert "recurrent.weight_ih_l0" not in names
+    assert macs(made, context.example()) < macs(whole, context.example())
+    save(made, tmp_path / "program.safetensors")
+    onnxruntime.export(made, context.example(), tmp_path / "model.onnx")
+    with torch.no_grad():
+        ours = made(inputs)
+        assert torch.equal(load(tmp_path / "program.safetensors")(inputs), ours)
+        assert 1e-6 < float((ours - wanted).square().mean() / wanted.square().mean()) < 0.3
+    np.testing.assert_allclose(onnxruntime.load(tmp_path / "model.onnx", 1)(inputs.numpy()), ours.numpy(), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")
+def test_a_recurrent_network_that_goes_both_ways_is_left_whole(context):
+    program = capture(Listener(nn.LSTM, bidirectional=True).eval(), context.example())
+    with pytest.raises(NotApplicableError, match="one-way recurrent network"):
+        SVD(rank=3, include="recurrent*")(program, context)

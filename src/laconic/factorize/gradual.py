@@ -16,10 +16,11 @@ from pydantic import Field
 from torch import Tensor
 
 from laconic.context import Context
+from laconic.factorize.channels import Channels, Matrix
 from laconic.factorize.factorized import Factorized, choose, take_apart
 from laconic.factorize.plan import Choice
 from laconic.factorize.replace import base_name
-from laconic.factorize.svd import Channels, Matrix, Spatial
+from laconic.factorize.svd import Spatial
 from laconic.factorize.ways import Subject
 from laconic.numeric.decomposition import Whitening
 from laconic.program import Program, read

@@ -9,9 +9,11 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 
 from laconic.context import Context
+from laconic.factorize.channels import Channels
 from laconic.factorize.cp import Depthwise
 from laconic.factorize.factorized import Factorized, factorize
-from laconic.factorize.svd import Channels, Spatial
+from laconic.factorize.recurrent import Inflow
+from laconic.factorize.svd import Spatial
 from laconic.factorize.tables import Narrower
 from laconic.factorize.tucker import TwoBases
 from laconic.factorize.ways import Way
@@ -21,7 +23,7 @@ from laconic.step import step
 Kind: TypeAlias = Literal["svd", "spatial", "tucker", "cp"]
 
 WAYS: dict[Kind, tuple[Way, ...]] = {
-    "svd": (Channels(), Narrower()),
+    "svd": (Channels(), Narrower(), Inflow()),
     "spatial": (Spatial(),),
     "tucker": (TwoBases(),),
     "cp": (Depthwise(),),

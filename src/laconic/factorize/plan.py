@@ -23,7 +23,9 @@ from laconic.program.layers import Layer, layers
 from laconic.program.noise import relative_error, run
 from laconic.program.observe import observe
 from laconic.program.program import holder
+from laconic.program.select import RECURRENT
 from laconic.program.shapes import infer_shapes
+from laconic.program.walk import Node, argument
 from laconic.step import Patterns
 
 _NANOSECONDS = 1e9
@@ -68,25 +70,38 @@ def subjects(program: Program, context: Context, whiten: bool, include: Patterns
     found = [layer for layer in candidates(program) if layer.weight in chosen and min(layer.shape[:2]) > 1]
     if not found:
         raise NotApplicableError(
-            "there is nothing to take apart: a layer must be linear, an embedding or a 1-d or 2-d convolution without groups, "
-            "with two or more inputs and outputs, whose weight is read once and is not represented otherwise"
+            "there is nothing to take apart: a layer must be linear, an embedding, a 1-d or 2-d convolution without groups or the input of "
+            "a one-way recurrent network, with two or more inputs and outputs, its weight read once and not represented otherwise"
         )
     named = [_subject(program, layer) for layer in found]
     return _with_moments(program, context, named) if whiten else named
 
 
 def candidates(program: Program) -> list[Layer]:
-    """Return the layers that can be taken apart, and tables of embeddings, as layers whose weight is (words, length)."""
+    """Return the layers that can be taken apart, with what tables of embeddings and recurrent networks read as layers of their own.
+
+    Of a table the weight is (words, length); of a recurrent network that goes one way it is what multiplies the input, (gates, in).
+    """
     found, read_by = layers(program), Counter[str]()
     for node in program.graph.nodes:
         if node.op == "get_attr":
             read_by[str(node.target)] += len(node.users)
     for node in program.graph.nodes:
-        if node.target is torch.ops.aten.embedding.default and node.args[0].op == "get_attr":
-            name = str(node.args[0].target)
-            if read_by[name] == 1 and not parametrize.is_parametrized(*holder(program, name)):
-                found.append(Layer(node, node.args[1], name, None, tuple(int(size) for size in node.args[0].meta["val"].shape)))
+        source, weight = _reads(node)
+        name = "" if weight is None else str(weight.target)
+        if weight is not None and read_by[name] == 1 and not parametrize.is_parametrized(*holder(program, name)):
+            found.append(Layer(node, source, name, None, tuple(int(size) for size in weight.meta["val"].shape)))
     return found
+
+
+def _reads(node: Node) -> tuple[Node, Node | None]:
+    """Return what a table or a recurrent network reads, and the stored weight that it meets; None where there is no such weight."""
+    source, weight = None, None
+    if node.target is torch.ops.aten.embedding.default:
+        weight, source = node.args[:2]
+    elif node.target in RECURRENT and not argument(node, "bidirectional"):
+        source, weight = node.args[0], node.args[2][0]
+    return source, weight if weight is not None and weight.op == "get_attr" else None
 
 
 def _with_moments(program: Program, context: Context, found: Sequence[Subject]) -> list[Subject]:
@@ -116,10 +131,13 @@ def _with_moments(program: Program, context: Context, found: Sequence[Subject]) 
 
 
 def _subject(program: Program, layer: Layer) -> Subject:
-    value, source = as_value(layer.node), as_value(layer.source)
+    value, source = layer.node.meta["val"], as_value(layer.source)
     if layer.node.target is torch.ops.aten.embedding.default:
         places = tuple(int(size) for size in value.shape[1:-1])
         return Subject(layer, read(program, layer.weight).detach().double(), None, math.prod(places), places, 0)
+    if layer.node.target in RECURRENT:
+        steps = (int(source.shape[1 if argument(layer.node, "batch_first") else 0]),)
+        return Subject(layer, read(program, layer.weight).detach().double(), None, steps[0], steps, steps[0])
     after, before = ([int(size) for size in (each.shape[2:] if layer.spatial else each.shape[1:-1])] for each in (value, source))
     columns = after[0] * before[1] if layer.spatial == 2 else math.prod(after)
     weight = read(program, layer.weight).detach().double().flatten(1)

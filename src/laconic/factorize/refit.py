@@ -84,8 +84,8 @@ def _fit(program: Program, part: Part, now: Tensor, before: Tensor, context: Con
     if centred:
         moments, crossed = moments - ours_mean.outer(ours_mean), crossed - theirs_mean.outer(ours_mean)
     weight, doubt = part.subject.weight, part.subject.doubt
-    moments = (1 - doubt) * moments + doubt * moments.diagonal().diag()
-    crossed = (1 - doubt) * crossed + doubt * moments
+    energy = doubt * moments.diagonal().diag()  # of both, so that what few examples leave open stays the whole layer's
+    moments, crossed = (1 - doubt) * moments + energy, (1 - doubt) * crossed + energy
     wanted = torch.linalg.solve(ridged(moments), (weight @ crossed).T).T
     subject = replace(part.subject, weight=wanted, moments=ridged(moments), found={})
     made = stages(subject, part.option, context)

@@ -10,6 +10,7 @@ from laconic.factorize.ways import Stage
 from laconic.program import Program, place
 from laconic.program.layers import Layer
 from laconic.program.program import own_tensors
+from laconic.program.select import RECURRENT
 from laconic.program.walk import argument
 
 aten = torch.ops.aten
@@ -37,12 +38,7 @@ def put(program: Program, layer: Layer, made: Sequence[Stage]) -> list[str]:
         with program.graph.inserting_before(layer.node):
             weight = program.graph.get_attr(name)
             weight.meta = {"val": value_of_weight}
-            if layer.node.target is aten.embedding.default and stage.operation == "layer":
-                value = program.graph.call_function(layer.node.target, (weight, *layer.node.args[1:]))
-            else:
-                target = layer.node.target if stage.operation == "layer" else aten.linear.default
-                bias = argument(layer.node, "bias") if number == len(made) - 1 else None
-                value = program.graph.call_function(target, (value, weight, bias, *_rest(layer, stage)))
+            value = program.graph.call_function(*_call(layer, stage, value, weight, is_last=number == len(made) - 1))
             value.meta = {key: told for key, told in layer.node.meta.items() if key != "val"}
         names.append(name)
     kept = layer.node.name
@@ -50,6 +46,19 @@ def put(program: Program, layer: Layer, made: Sequence[Stage]) -> list[str]:
     program.graph.erase_node(layer.node)
     value.name = kept
     return names
+
+
+def _call(layer: Layer, stage: Stage, value: fx.Node, weight: fx.Node, *, is_last: bool) -> tuple[Any, tuple[Any, ...]]:
+    """Return the operation of a stage and its arguments."""
+    node: Any = layer.node
+    if stage.operation == "layer" and node.target is aten.embedding.default:
+        return node.target, (weight, *node.args[1:])
+    if stage.operation == "layer" and node.target in RECURRENT:
+        _, state, parameters, *settings = node.args
+        return node.target, (value, state, [weight, *parameters[1:]], *settings)
+    target = node.target if stage.operation == "layer" else aten.linear.default
+    bias = argument(node, "bias") if is_last and layer.bias is not None else None
+    return target, (value, weight, bias, *_rest(layer, stage))
 
 
 def _rest(layer: Layer, stage: Stage) -> tuple[Any, ...]:

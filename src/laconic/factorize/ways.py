@@ -14,6 +14,7 @@ from torch import Tensor
 
 from laconic.numeric.decomposition import Spectrum, output_error, regressed, spectrum, variational_rank
 from laconic.program.layers import Layer
+from laconic.program.select import RECURRENT
 
 _PLACES = 128  # of an example that moments are taken at, or little more
 _MULTIPLE = 4  # of ranks: what vector units are filled by
@@ -27,14 +28,14 @@ class Stage:
     weight: Tensor  # as a convolution, linear layer or embedding has it
     along: Literal["whole", "columns", "rows", "point"] = "point"  # which of the layer's strides, paddings and dilations it has
     groups: int = 1
-    operation: Literal["layer", "linear"] = "layer"  # layer: the same as the layer's
+    operation: Literal["layer", "linear"] = "layer"  # layer: the same as the layer's; of a recurrent network this is its weight
 
 
 @dataclass(frozen=True)
 class Subject:
     """A layer with what is known of it."""
 
-    layer: Layer  # of a table of embeddings too, whose weight is (words, length)
+    layer: Layer  # of a table of embeddings too, whose weight is (words, length), and of a recurrent network's first map, (gates, in)
     weight: Tensor  # (out, in * positions), float64; of a table (words, length)
     moments: Tensor | None  # of its inputs, (in * positions,) * 2; of a table how often each word is read; None: weights alone count
     inputs: int  # positions of the input of an example, and
@@ -47,6 +48,11 @@ class Subject:
     def is_table(self) -> bool:
         """Whether it is a table of embeddings."""
         return self.layer.node.target is torch.ops.aten.embedding.default
+
+    @property
+    def is_recurrent(self) -> bool:
+        """Whether it is what a recurrent network makes of its input."""
+        return self.layer.node.target in RECURRENT
 
     @property
     def kernel(self) -> tuple[int, ...]:

@@ -26,9 +26,9 @@ _READERS: dict[Any, tuple[str, int, int]] = {  # operation -> kind, position of 
     aten.conv_transpose3d.input: ("conv_transpose3d", 1, 1),
     aten.embedding.default: ("embedding", 0, 0),
 }
-_RECURRENT: dict[Any, str] = {aten.lstm.input: "lstm", aten.gru.input: "gru", aten.rnn_tanh.input: "rnn", aten.rnn_relu.input: "rnn"}
+RECURRENT: dict[Any, str] = {aten.lstm.input: "lstm", aten.gru.input: "gru", aten.rnn_tanh.input: "rnn", aten.rnn_relu.input: "rnn"}
 
-KINDS = tuple(dict.fromkeys([kind for kind, _, _ in _READERS.values()] + list(_RECURRENT.values())))
+KINDS = tuple(dict.fromkeys([kind for kind, _, _ in _READERS.values()] + list(RECURRENT.values())))
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def _weights_of(node: fx.Node) -> list[tuple[str, str, int]]:
         kind, position, axis = _READERS[node.target]
         source = node.args[position]
         return [(str(source.target), kind, axis)] if isinstance(source, fx.Node) and source.op == "get_attr" else []
-    if node.target in _RECURRENT:
+    if node.target in RECURRENT:
         parameters: Any = node.args[2]
-        return [(str(p.target), _RECURRENT[node.target], 0) for p in parameters if p.op == "get_attr" and len(p.meta["val"].shape) == 2]
+        return [(str(p.target), RECURRENT[node.target], 0) for p in parameters if p.op == "get_attr" and len(p.meta["val"].shape) == 2]
     return []
