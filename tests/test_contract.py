@@ -30,7 +30,7 @@ from laconic.recipe import FAMILIES, apply, compress, parse, plain, step_classes
 from laconic.step import settings, step_name
 from laconic.train import Training, fit
 from laconic.tune import FineTune
-from networks import NETWORKS, build
+from networks import NETWORKS, captured
 
 STEPS = step_classes()
 
@@ -251,6 +251,25 @@ def program(_network, _programs, context):
     if id(_network) not in _programs:
         _programs[id(_network)] = capture(_network, context.example())
     return clone(_programs[id(_network)])
+
+
+@pytest.fixture(scope="session")
+def _made():
+    """Programs after a step: each step is taken once."""
+    return {}
+
+
+@pytest.fixture
+def after(_network, _made, program, context):
+    """Gives the program after a step; each test has its own."""
+
+    def made(name):
+        key = id(_network), name
+        if key not in _made:
+            _made[key] = apply(clone(program), [make(name)], context).program
+        return clone(_made[key])
+
+    return made
 
 
 def make(name):
@@ -474,8 +493,8 @@ def on_grid(values, grid):
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS)
-def test_a_step_composes_with_each_other_and_keeps_its_gains(first, second, program, context, tmp_path):
-    program = apply(program, [make(first)], context).program
+def test_a_step_composes_with_each_other_and_keeps_its_gains(first, second, after, context, tmp_path):
+    program = after(first)
     zeros, _ = gains(program)
     bits = {name: grid.bits for name, grid in gains(program)[1].items()}
     before = {name: stored(program, name) for name in zeros}
@@ -525,8 +544,8 @@ def test_prune_tune_quantize_and_distil_end_up_sparse_in_integers_and_accurate(p
 
 
 @every_step
-def test_baking_leaves_plain_parameters_and_the_same_outputs(name, program, context):
-    made = apply(program, [make(name)], context).program
+def test_baking_leaves_plain_parameters_and_the_same_outputs(name, after, context):
+    made = after(name)
     expected = outputs(made, context)
     kept = clone(made)
     for tensor, _ in list(represented(made)):
@@ -537,8 +556,8 @@ def test_baking_leaves_plain_parameters_and_the_same_outputs(name, program, cont
 
 
 @every_step
-def test_a_clone_is_equal_and_independent(name, program, context):
-    made = apply(program, [make(name)], context).program
+def test_a_clone_is_equal_and_independent(name, after, context):
+    made = after(name)
     for again in (clone(made), copy.deepcopy(made)):
         before = outputs(made, context)
         assert torch.equal(outputs(again, context), before)
@@ -549,8 +568,8 @@ def test_a_clone_is_equal_and_independent(name, program, context):
 
 
 @every_step
-def test_a_saved_program_is_loaded_to_the_same_bits(name, program, context, tmp_path):
-    made = apply(program, [make(name)], context).program
+def test_a_saved_program_is_loaded_to_the_same_bits(name, after, context, tmp_path):
+    made = after(name)
     save(made, tmp_path / "program.safetensors")
     again = load(tmp_path / "program.safetensors")
     assert torch.equal(outputs(again, context), outputs(made, context))
@@ -560,16 +579,16 @@ def test_a_saved_program_is_loaded_to_the_same_bits(name, program, context, tmp_
 
 
 @every_step
-def test_a_loaded_program_goes_on_as_the_one_in_memory(name, program, context, tmp_path):
-    made = apply(program, [make(name)], context).program
+def test_a_loaded_program_goes_on_as_the_one_in_memory(name, after, context, tmp_path):
+    made = after(name)
     save(made, tmp_path / "program.safetensors")
     after = [apply(each, [make("tune.FineTune")], context).program for each in (made, load(tmp_path / "program.safetensors"))]
     assert torch.equal(*(outputs(each, context) for each in after))
 
 
 @every_step
-def test_the_exported_file_predicts_what_the_program_predicts(name, program, context, tmp_path):
-    made = apply(program, [make(name)], context).program
+def test_the_exported_file_predicts_what_the_program_predicts(name, after, context, tmp_path):
+    made = after(name)
     laconic.export(made, tmp_path / "network.onnx", example=context.example())
     inputs = context.splits.test.arrays(slice(0, 100))
     with torch.no_grad():
@@ -581,8 +600,8 @@ def test_the_exported_file_predicts_what_the_program_predicts(name, program, con
 
 
 @every_step
-def test_claimed_bytes_are_the_bytes_of_files_that_give_the_weights_back(name, program, context, tmp_path):
-    made = apply(program, [make(name)], context).program
+def test_claimed_bytes_are_the_bytes_of_files_that_give_the_weights_back(name, after, context, tmp_path):
+    made = after(name)
     total = 0
     for tensor in tensor_names(made):
         form = packed(made, tensor)
@@ -629,16 +648,13 @@ def random_data(example):
 @pytest.mark.parametrize("kind", CLASSIFIERS)
 @pytest.mark.filterwarnings("ignore:The tensor attributes:UserWarning")  # torch.export's, of recurrent layers
 def test_a_step_works_on_a_network_of_every_kind(name, kind, tmp_path):
-    model, example = build(kind)
+    program, example = captured(kind)
     context = random_data(example)
-    before = state(model)
     if kind not in ONLY_ON.get(name, NETWORKS):
         with pytest.raises(NotApplicableError):
-            compress(model, [make(name)], context)
-        assert same(before, state(model))
+            apply(program, [make(name)], context)
         return
-    done = compress(model, [make(name)], context)
-    assert same(before, state(model))
+    done = apply(program, [make(name)], context)
     made, [entry] = done.program, done.journal
     inputs = context.splits.test.batch(slice(0, 7))[0]
     expected = made(inputs)

@@ -80,6 +80,15 @@ Runtime = Annotated[
         "[bold]lac[/], a packed file that torch runs: smaller, not faster."
     ),
 ]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        envvar="LACONIC_COMPILE",
+        help="Compile networks for training with torch.compile; needs a C++ compiler. Minutes at first, then batches in less time: for "
+        "long trainings.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output, for machines.")]
 Control = Annotated[
     int,
@@ -109,6 +118,7 @@ def shrink(
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    compile_networks: Compile = False,
     as_json: Json = False,
 ) -> None:
     """Find the cheapest recipe that meets a budget, and deliver its file with a receipt.
@@ -135,7 +145,9 @@ def shrink(
     check_budget(budget)
     runtimes = candidates(runtime)
     folder, store = out_folder(out)
-    job = prepare_trained(Origin(model, data, weights, data_root, seed, against), threads, runtimes[0], folder, store, _say)
+    job = prepare_trained(
+        Origin(model, data, weights, data_root, seed, against), threads, runtimes[0], folder, store, _say, compile_networks
+    )
     receipt = search(job, budget, folder, store, runtime, _say, epochs)
     _finish(receipt, out, as_json)
 
@@ -153,6 +165,7 @@ def compress(
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    compile_networks: Compile = False,
     as_json: Json = False,
 ) -> None:
     """Apply a recipe of your own, and deliver its file with a receipt.
@@ -166,7 +179,8 @@ def compress(
     from laconic.job import Origin
     from laconic.recipe import read_recipe
 
-    _apply(read_recipe(recipe), Origin(model, data, weights, data_root, seed, against), out, runtime, threads, as_json, control)
+    origin = Origin(model, data, weights, data_root, seed, against)
+    _apply(read_recipe(recipe), origin, out, runtime, threads, as_json, control, compile_networks)
 
 
 @app.command()
@@ -210,6 +224,7 @@ def distill(
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    compile_networks: Compile = False,
     as_json: Json = False,
 ) -> None:
     """Teach a small network what a large one knows, and deliver its file with a receipt that compares both.
@@ -228,10 +243,12 @@ def distill(
     settings |= {"schedule": schedule, "weight_decay": weight_decay, "temperature": temperature, "alpha": alpha, "views": views}
     settings |= {"cache": str(cache)} if cache else {}
     steps = parse(plan(student, student_weights, method, settings))
-    _apply(steps, Origin(teacher, data, teacher_weights, data_root, seed), out, runtime, threads, as_json, control)
+    _apply(steps, Origin(teacher, data, teacher_weights, data_root, seed), out, runtime, threads, as_json, control, compile_networks)
 
 
-def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threads: int, as_json: bool, control: int) -> None:
+def _apply(
+    steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threads: int, as_json: bool, control: int, compile_networks: bool
+) -> None:
     """Apply steps to a network, deliver the file and finish."""
     from laconic.deliver import Delivery, deliver, export_each, fastest, fastest_float
     from laconic.files import write_text
@@ -246,7 +263,7 @@ def _apply(steps: "list[Step]", origin: "Origin", out: Path, runtime: str, threa
 
     runtimes = candidates(runtime)
     folder, store = out_folder(out)
-    job = prepare(origin, threads, runtime=runtimes[0])
+    job = prepare(origin, threads, runtime=runtimes[0], compiled=compile_networks)
     check_needs(steps, job.context)
     check_patterns(job.program, steps)
     if control:
@@ -288,6 +305,7 @@ def train(
     data_root: DataRoot = None,
     seed: Seed = 0,
     threads: Threads = 1,
+    compile_networks: Compile = False,
     as_json: Json = False,
 ) -> None:
     """Train a network on labels, from scratch or from weights, when you need one to start from. The test split is not looked at."""
@@ -306,7 +324,7 @@ def train(
     if out.suffix != ".safetensors":
         raise LaconicError(f"--out must be a .safetensors file; got {out}")
     writable(out.absolute().parent)
-    job = prepare(Origin(model, data, weights, data_root, seed), threads, trained=False)
+    job = prepare(Origin(model, data, weights, data_root, seed), threads, trained=False, compiled=compile_networks)
     check_needs(steps, job.context)
     program = job.program
     folder = out.with_name(f"{out.name}.unfinished")

@@ -34,6 +34,7 @@ class Context:
     seed: int = 0
     latency: Latency | None = None  # times programs on a runtime, e.g. `laconic.race.race(example)`; the command line sets it
     layer_seconds: LayerSeconds | None = None  # profiles programs on that runtime, e.g. `laconic.race.profile(example)`
+    compiled: bool = False  # whether networks are compiled for training: minutes at first, then batches in less time
     folder: Path | None = None  # where unfinished training keeps its checkpoints; None: nowhere
     notes: list[str] = field(default_factory=list)  # what steps say to the reader of the receipt
 
@@ -112,6 +113,7 @@ class Context:
             after_batch=after_batch,
             after_epoch=after_epoch,
             batches=batches,
+            compiled=self.compiled,
             progress=progress,
         )
 

@@ -61,7 +61,7 @@ class Job:
         return self.context.splits
 
 
-def prepare(origin: Origin, threads: int, trained: bool = True, runtime: str = "onnxruntime") -> Job:
+def prepare(origin: Origin, threads: int, trained: bool = True, runtime: str = "onnxruntime", compiled: bool = False) -> Job:
     """Load and check everything a run needs.
 
     Args:
@@ -69,6 +69,7 @@ def prepare(origin: Origin, threads: int, trained: bool = True, runtime: str = "
         threads: of the runtime in every measurement.
         trained: whether a zoo network without weights is a mistake.
         runtime: what steps that look at latency are timed in.
+        compiled: whether networks are compiled for training.
 
     Raises:
         LaconicError: what could not work later: unknown names, missing files, damaged weights, labels out of range, a model that
@@ -76,7 +77,7 @@ def prepare(origin: Origin, threads: int, trained: bool = True, runtime: str = "
     """
     torch.manual_seed(origin.seed)
     dataset = data.load(origin.data, origin.data_root)
-    context = Context(data.split(dataset, origin.seed), seed=origin.seed)
+    context = Context(data.split(dataset, origin.seed), seed=origin.seed, compiled=compiled)
     context = replace(
         context,
         latency=race(context.example(), runtime, threads),

@@ -49,6 +49,8 @@ def nearest_multiple(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _is_one(low: Tensor, high: Tensor) -> bool:
     """Say whether bounds are single numbers on the CPU, known ones, where operations that take numbers are several times as fast."""
+    if torch.compiler.is_compiling():  # which knows no values
+        return False
     return low.numel() == high.numel() == 1 and low.device.type == "cpu" and type(low) is type(high) is Tensor
 
 
@@ -63,6 +65,8 @@ def _inside(gradient: Tensor, x: Tensor, low: Tensor, high: Tensor) -> Tensor:
 
 def _in_one_pass(x: Tensor, step: Tensor, low: Tensor, high: Tensor) -> bool:
     """Say whether compiled loops can do it: ten times as fast as one operation after another, for it is memory that takes time."""
+    if torch.compiler.is_compiling():  # which makes such loops itself
+        return False
     numbers = x.dtype in (torch.float32, torch.bfloat16) and x.numel() >= _WORTH_A_CALL and type(x) is Tensor
     return numbers and step.numel() == 1 and _is_one(low, high) and aten.is_non_overlapping_and_dense(x) and is_compiled()
 

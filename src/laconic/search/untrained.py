@@ -18,7 +18,7 @@ _USUAL: dict[str, Any] = {"epochs": 30, "batch": 128, "learning_rate": 0.1, "sch
 _OWN: dict[str, dict[str, Any]] = {name: {"epochs": 20, "learning_rate": 0.05} for name in ("lenet300", "lenet5")}
 
 
-def prepare_trained(origin: Origin, threads: int, runtime: str, folder: Path, store: Store, say: Say) -> Job:
+def prepare_trained(origin: Origin, threads: int, runtime: str, folder: Path, store: Store, say: Say, compiled: bool = False) -> Job:
     """Prepare a run as `prepare` does, but train a built-in network that comes without weights on the data's labels before.
 
     Args:
@@ -28,14 +28,15 @@ def prepare_trained(origin: Origin, threads: int, runtime: str, folder: Path, st
         folder: where the trained weights are written, as `weights.safetensors`.
         store: finished work; a network that was trained there is not trained again.
         say: told that it is trained.
+        compiled: whether networks are compiled for training.
 
     Raises:
         LaconicError: as `prepare`.
     """
     name = origin.model.removeprefix("zoo:").partition("?")[0]
     if origin.weights is not None or name not in zoo.MODELS or origin.against == "network":
-        return prepare(origin, threads, runtime=runtime)
-    job = prepare(origin, threads, trained=False)
+        return prepare(origin, threads, runtime=runtime, compiled=compiled)
+    job = prepare(origin, threads, trained=False, compiled=compiled)
     if job.splits.train is None:
         return prepare(origin, threads, runtime=runtime)
     settings = _USUAL | _OWN.get(name, {})
@@ -46,4 +47,4 @@ def prepare_trained(origin: Origin, threads: int, runtime: str, folder: Path, st
     score = done.journal[-1].score_after
     say(f"      validation score {score:.4f}")
     words = f"here, from random weights at seed {origin.seed}: tune.FineTune {settings}, validation score {score:.4f}"
-    return replace(prepare(replace(origin, weights=weights), threads, runtime=runtime), trained=words)
+    return replace(prepare(replace(origin, weights=weights), threads, runtime=runtime, compiled=compiled), trained=words)

@@ -39,6 +39,7 @@ def fit(
     after_batch: AfterBatch | None = None,
     after_epoch: AfterEpoch | None = None,
     batches: Batches | None = None,
+    compiled: bool = False,
     progress: str | None = None,
 ) -> Fitted:
     """Train `model` in place; it ends in eval mode, without gradients, on the device that it came from.
@@ -65,6 +66,8 @@ def fit(
             buffers of the model, so that it is in the checkpoint.
         batches: what gives the batches, in place of `train` and `augment`; of `train` are then the indices, and what tells this training
             from others.
+        compiled: whether the model's operations are put together by `torch.compile`: minutes at first, then batches in less time. Not
+            after a cut, and not for a last, smaller batch.
         progress: label of a progress bar on stderr, shown where that is a terminal.
 
     Returns:
@@ -76,7 +79,19 @@ def fit(
     device = torch.device(device)
     score = score or partial(usual_score, device=device)
     work = Work(
-        model, train, training, loss, validation, score, augment, seed, device, after_batch, after_epoch, batches or Drawn(train, augment)
+        model,
+        train,
+        training,
+        loss,
+        validation,
+        score,
+        augment,
+        seed,
+        device,
+        after_batch,
+        after_epoch,
+        batches or Drawn(train, augment),
+        compiled,
     )
     path = None if folder is None else folder / state.name(work)
     home = next(model.parameters()).device
@@ -126,7 +141,9 @@ def _batch(work: Work, run: Run, indices: NDArray[np.int64]) -> None:
         inputs, *targets = work.batches(indices, run.done // len(work.starts), run.random[0])
         if work.channels_last:
             inputs = layout.channels_last(inputs)
-        loss = work.loss(work.model, inputs.to(work.device), *(target.to(work.device) for target in targets))
+        is_usual = len(indices) == work.training.batch and not any(cut.keep for cut in run.cuts)
+        model = work.fused if work.fused is not None and is_usual else work.model
+        loss = work.loss(model, inputs.to(work.device), *(target.to(work.device) for target in targets))
     run.rate = work.training.learning_rate * factor(work.training.schedule, (run.done + 0.5) / work.total, work.training.warmup)
     run.loss += _finite(loss.item(), work, run)
     loss.backward()

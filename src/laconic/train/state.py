@@ -18,6 +18,7 @@ from laconic.program.program import Program
 from laconic.train import checkpoint, layout
 from laconic.train.batches import Batches, Drawn
 from laconic.train.checkpoint import Checkpoint, Cut
+from laconic.train.fused import Fused
 from laconic.train.objective import Loss, Score
 from laconic.train.optimizer import flatten, optimizer, restore, scales, trained
 from laconic.train.settings import Epoch, Training, best, lower_precision
@@ -47,6 +48,7 @@ class Work:
     after_batch: AfterBatch | None
     after_epoch: AfterEpoch | None
     batches: Batches
+    compiled: bool
 
     def __post_init__(self) -> None:
         trained(self.model)
@@ -54,6 +56,11 @@ class Work:
         if any(wants.values()) and self.validation is None:
             wanted = " and ".join(name for name, want in wants.items() if want)
             raise LaconicError(f"training with {wanted} compares scores of a validation split; give one, or leave {wanted} out")
+
+    @cached_property
+    def fused(self) -> Fused | None:
+        """The model with its operations put together; None: it is called as it is."""
+        return Fused(self.model) if self.compiled else None
 
     @cached_property
     def starts(self) -> list[int]:
