@@ -239,8 +239,7 @@ def of_two_classes():
 """
 
 
-@pytest.mark.parametrize("student", ["file", "width:0.5"])
-@pytest.mark.parametrize("method", ["divergence", "contrast"])
+@pytest.mark.parametrize(("student", "method"), [("file", "contrast"), ("width:0.5", "divergence")])
 def test_distill_delivers_a_student_beside_its_teacher(student, method, mine, tmp_path, capfd):
     (tmp_path / "small.py").write_text(STUDENT)
     student = f"{tmp_path}/small.py:student" if student == "file" else student
