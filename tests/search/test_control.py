@@ -45,8 +45,8 @@ def test_alone_there_is_no_teacher(program, make_context):
 def test_the_command_prints_and_keeps_what_distillation_gains(tmp_path):
     recipe, weights, out = tmp_path / "recipe.yaml", tmp_path / "digits.safetensors", tmp_path / "out"
     recipe.write_text("- prune.Filters: {ratio: 0.25}\n- distill.Response: {epochs: 1, batch: 256}\n")
-    save_file(zoo.load("digits_cnn").state_dict(), weights)
-    words = ["compress", "--recipe", str(recipe), "--model", "zoo:digits_cnn", "--weights", str(weights), "--data", "digits"]
+    save_file(zoo.load("digits_cnn?width=16").state_dict(), weights)
+    words = ["compress", "--recipe", str(recipe), "--model", "zoo:digits_cnn?width=16", "--weights", str(weights), "--data", "digits"]
     result = CliRunner().invoke(app, [*words, "--out", str(out), "--control", "2"])
     assert result.exit_code == 0, result.output
     found = json.loads((out / "control.json").read_text())
