@@ -37,8 +37,8 @@ _WEAKEST = 1e-3  # share of the way to low rank that weights are drawn by at fir
 class Gradual(Ramp, Factorized):
     """Draw layers to low rank while the network trains, and then take them apart.
 
-    Smaller; faster as `factorize.SVD` is. Keeps more accuracy than training afterwards alone where much is to go, and costs as much time as
-    training the whole network does.
+    Smaller; faster as `factorize.SVD` is. Costs as much time as training the whole network does; whether it keeps more than training
+    afterwards has to be tried.
     """
 
     kinds: Annotated[tuple[Literal["svd", "spatial"], ...], Field(min_length=1)] = ("svd", "spatial")  # ways to choose from

@@ -5,6 +5,8 @@ Acoustic Modeling for Embedded Speech Recognition", ICASSP 2016, section 3. The 
 in which a state passes through two.
 """
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -21,5 +23,5 @@ class Inflow(Channels):
 
     def first(self, subject: Subject, ranks: tuple[int, ...], generator: torch.Generator) -> tuple[Tensor, list[Stage]]:
         """Return the leading directions of the inputs."""
-        right = self.spectrum(subject).factors(ranks[0])[1]
-        return right, [Stage("down", right, operation="linear")]
+        right, [down] = super().first(subject, ranks, generator)
+        return right, [replace(down, operation="linear")]

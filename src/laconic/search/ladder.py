@@ -53,7 +53,7 @@ def structural(budget: Budget, reached: Attempt, trainable: bool, epochs: int = 
     """Return recipes that also remove structures, for a budget whose size or speed integers alone do not reach.
 
     Whole layers first where speed is asked for: what is left stays as wide as runtimes like it. Filters first where bytes are; ranks where
-    nothing can be trained, for they lose least before that.
+    nothing can be trained.
 
     Args:
         budget: what is asked for.
