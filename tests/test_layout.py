@@ -90,3 +90,12 @@ def test_a_network_that_is_cut_to_such_kernels_goes_on_without_it(monkeypatch):
     fit(program, pictures(), Training(epochs=4, batch=8, channels_last=True), after_batch=cut_once)
     assert read(program, "1.weight").shape == (8, 6, 1, 1)
     assert all(seen[2:])
+
+
+def test_images_of_one_channel_are_computed_channels_last_too():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 9, 2))
+    strides = set()
+    model[0].register_forward_hook(lambda _, __, output: strides.add((model.training, output.stride(1))))
+    fit(model, pictures((1, 8, 8)), Training(epochs=1, batch=8, channels_last=True, autocast="off"))
+    assert (True, 1) in strides
+    assert (True, 36) not in strides

@@ -46,8 +46,11 @@ def unsafe(model: nn.Module, device: torch.device) -> str | None:
 
 
 def channels_last(inputs: torch.Tensor) -> torch.Tensor:
-    """Return four-dimensional inputs as (n, height, width, channels) in memory, others as they are."""
-    return inputs.contiguous(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
+    """Return four-dimensional inputs as (n, height, width, channels) in memory, others as they are.
+
+    Of a single channel both layouts are the same numbers; what is computed from them follows the strides, which `to` sets.
+    """
+    return inputs.to(memory_format=torch.channels_last) if inputs.ndim == 4 else inputs
 
 
 @torch.no_grad()
