@@ -256,21 +256,27 @@ def program(_network, _programs, context):
 
 @pytest.fixture(scope="session")
 def _made():
-    """Programs after a step: each step is taken once."""
+    """What steps made: each step is taken once."""
     return {}
 
 
 @pytest.fixture
-def after(_network, _made, program, context):
-    """Gives the program after a step; each test has its own."""
+def applied(_network, _made, program, context):
+    """Gives what a step makes of the program, with its journal; the program in it is for reading only."""
 
     def made(name):
         key = id(_network), name
         if key not in _made:
-            _made[key] = apply(clone(program), [make(name)], context).program
-        return clone(_made[key])
+            _made[key] = apply(clone(program), [make(name)], context)
+        return _made[key]
 
     return made
+
+
+@pytest.fixture
+def after(applied):
+    """Gives the program after a step; each test has its own."""
+    return lambda name: clone(applied(name).program)
 
 
 def make(name):
@@ -377,17 +383,18 @@ def test_the_original_model_is_unchanged(name, model, context):
 
 
 @every_step
-def test_the_teacher_is_unchanged(name, program, make_context):
-    teacher = clone(program)
+def test_the_teacher_and_the_callers_randomness_are_left_as_they_were(name, program, make_context):
+    teacher, randomness = clone(program), torch.get_rng_state()
     before, code = state(teacher), teacher.code
     apply(program, [make(name)], make_context(teacher=teacher))
     assert same(before, state(teacher))
     assert code == teacher.code
+    assert torch.equal(randomness, torch.get_rng_state())
 
 
 @every_step
-def test_the_output_keeps_its_shape_for_every_batch(name, program, context):
-    made = apply(program, [make(name)], context).program
+def test_the_output_keeps_its_shape_for_every_batch(name, after, context):
+    made = after(name)
     for batch in (1, 2, 5):
         output = made(*context.example(batch))
         assert output.shape == (batch, 10)
@@ -408,15 +415,8 @@ def test_the_same_seed_gives_the_same_bits(name, program, make_context):
 
 
 @every_step
-def test_the_callers_randomness_is_left_as_it_was(name, program, context):
-    before = torch.get_rng_state()
-    apply(program, [make(name)], context)
-    assert torch.equal(before, torch.get_rng_state())
-
-
-@every_step
-def test_the_accuracy_stays_within_reason(name, program, context):
-    [entry] = apply(program, [make(name)], context).journal
+def test_the_accuracy_stays_within_reason(name, applied):
+    [entry] = applied(name).journal
     assert entry.score_before > 0.93
     if name in ANEW:
         return
@@ -424,8 +424,8 @@ def test_the_accuracy_stays_within_reason(name, program, context):
 
 
 @every_step
-def test_the_journal_says_what_was_done(name, program, context):
-    [entry] = apply(program, [make(name)], context).journal
+def test_the_journal_says_what_was_done(name, applied):
+    [entry] = applied(name).journal
     assert (entry.step, entry.settings) == (name, settings(make(name)))
     assert entry.notes
     assert all(note.strip() for note in entry.notes)
