@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: demo test lint clean
+.PHONY: demo test suite lint clean
 .DELETE_ON_ERROR:
 
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -22,7 +22,11 @@ runs/demo/digits.safetensors: $(VENV)/installed
 demo: runs/demo/digits.safetensors
 	$(BIN)/laconic shrink --model zoo:digits_cnn --weights $< --data digits --max-drop 1 --smaller 3 --faster 1.3 --out runs/demo
 
-test: $(VENV)/installed lint
+# Types are checked by one process while the tests begin.
+test: $(VENV)/installed
+	$(MAKE) --jobs 2 lint suite
+
+suite: $(VENV)/installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 lint: $(VENV)/installed
