@@ -250,3 +250,20 @@ def test_a_bias_is_set_whether_there_was_one_or_not(bias):
     expected = F.conv2d(example, module[0].weight, torch.arange(4.0))
     torch.testing.assert_close(program(example), expected)
     assert bias_of(program, layer).tolist() == [0, 1, 2, 3]
+
+
+def test_a_channel_that_does_not_vary_keeps_its_offset_and_no_gain():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval()
+    with torch.no_grad():
+        model[0].weight[1], model[0].bias[1] = 0.0, 0.7
+        model[1].running_mean.copy_(torch.tensor([0.1, 0.7, -0.2, 0.0]))
+        model[1].running_var.copy_(torch.tensor([0.5, 0.0, 2.0, 1e-4]))
+        model[1].bias.copy_(torch.tensor([0.3, -0.4, 0.1, 0.0]))
+    images = torch.randn(5, 3, 6, 6)
+    program = capture(model, (images,))
+    expected = program(images)
+    gain, offset = absorb_statistics(program)
+    torch.testing.assert_close(program(images), expected, rtol=1e-4, atol=1e-5)
+    assert (read(program, gain) == 0).tolist() == [False, True, False, False]
+    assert read(program, offset)[1].item() == pytest.approx(-0.4)

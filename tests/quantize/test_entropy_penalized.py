@@ -5,7 +5,7 @@ import torch
 
 from laconic.errors import LaconicError, NotApplicableError
 from laconic.pack.file import pack_exactly
-from laconic.program import clone, dense_state, read, weights
+from laconic.program import Mask, clone, dense_state, read, represent, weights
 from laconic.program.forms import quantizer_of
 from laconic.program.represent import representations
 from laconic.prune import Magnitude
@@ -74,6 +74,22 @@ def test_norms_become_gains_and_offsets_of_few_levels(program, context):
             assert torch.equal(read(folded, name) * 2**16, (read(folded, name) * 2**16).round())
     sizes = [len(pack_exactly({name: value.numpy() for name, value in dense_state(each).items()}, {}).data) for each in (folded, kept)]
     assert sizes[0] < sizes[1]
+    assert top1(folded, context.splits.test) == pytest.approx(top1(kept, context.splits.test), abs=0.02)
+
+
+def test_gains_beside_a_silent_channel_keep_their_precision(program, context):
+    """The gain of a channel without weights would be 300 times as large as the others, and they nothing in its levels."""
+    name = next(weight.name for weight in weights(program) if weight.kind == "conv2d")
+    keep = torch.ones_like(read(program, name), dtype=torch.bool)
+    keep[:3] = False
+    represent(program, name, Mask(keep))
+    norm = name.removesuffix(".weight") + "_norm"
+    program.get_submodule(norm).running_mean[:3] = program.get_submodule(norm).running_var[:3] = 0.0  # as after long training
+    kept = EntropyPenalized(epochs=2, **QUICK)(clone(program), context)
+    folded = EntropyPenalized(epochs=2, norms="fold", **QUICK)(program, context)
+    gains = read(folded, f"{norm}.weight").detach()
+    assert not gains[:3].any()
+    assert gains[3:].all()
     assert top1(folded, context.splits.test) == pytest.approx(top1(kept, context.splits.test), abs=0.02)
 
 

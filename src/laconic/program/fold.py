@@ -16,6 +16,8 @@ aten = torch.ops.aten
 _CONVOLUTIONS = (aten.conv1d, aten.conv2d, aten.conv3d)
 _FOLDABLE = (aten.linear.default, *(overload for conv in _CONVOLUTIONS for overload in (conv.default, conv.padding)))
 
+_CONSTANT = 1e-3  # of a norm's epsilon: an input of less variance does not vary
+
 
 def fold_batch_norm(program: Program) -> list[str]:
     """Fold every batch norm that alone reads a convolution or linear layer; returns the names of the layers folded into.
@@ -81,6 +83,9 @@ def absorb_statistics(program: Program) -> list[str]:
     In eval mode the network computes the same with two vectors in place of four, for the statistics become 0 and 1. In train mode it does
     not, until it has learned other gains: do this when training is over. Norms that share a tensor with another reader, or have no gain
     and offset, stay.
+
+    A channel whose input did not vary, since all its weights are zero, say, has its offset for an output, and no gain: that would be a
+    number far larger than all others, divided by the root of the norm's epsilon alone.
     """
     found = []
     for norm in [node for node in program.graph.nodes if node.target is aten.batch_norm.default]:
@@ -89,8 +94,12 @@ def absorb_statistics(program: Program) -> list[str]:
             continue
         factor, shift = _scale_and_shift(program, norm)
         gain, offset, mean, variance = (str(source.target) for source in sources)
-        values = (factor * (1 + float(norm.args[7])) ** 0.5, shift, torch.zeros_like(shift), torch.ones_like(shift))
+        epsilon = float(norm.args[7])
         with torch.no_grad():
+            is_constant = read(program, variance) < _CONSTANT * epsilon
+            shift = torch.where(is_constant, read(program, offset), shift)
+            factor = torch.where(is_constant, 0.0, factor)
+            values = (factor * (1 + epsilon) ** 0.5, shift, torch.zeros_like(shift), torch.ones_like(shift))
             for name, value in zip((gain, offset, mean, variance), values, strict=True):
                 assign(program, name, value)
         found += [gain, offset]

@@ -26,7 +26,7 @@ from laconic.recover import taught
 from laconic.step import Patterns, step
 
 _BITS = 8  # of a code before the entropy coder
-_OF_NORMS = 1 / 32  # distance of levels of gains and offsets of norms, in root mean squares
+_OF_NORMS = 1 / 32  # distance of levels of gains and offsets of norms, in what is usual for them
 
 
 @step
@@ -112,11 +112,17 @@ def _fold_norms(program: Program) -> int:
     names = absorb_statistics(program)
     for name in names:
         value = read(program, name).detach()
-        size = _OF_NORMS * float(value.float().square().mean().sqrt())
+        size = _OF_NORMS * _usual(value.float().abs())
         if size > 0:
             level = _power_of_2(size)
             assign(program, name, (value / level).round() * level)
     return len(names)
+
+
+def _usual(sizes: Tensor) -> float:
+    """Return the median of those that are not 0: gains of channels that hardly vary are many times as large as those that matter."""
+    sizes = sizes[sizes > 0]
+    return float(sizes.median()) if sizes.numel() else 0.0
 
 
 def _biases(program: Program, weight: Weight) -> list[str]:
