@@ -11,6 +11,7 @@ from torch import nn
 from laconic.context import Context
 from laconic.data import Dataset, Split, Splits, split
 from laconic.program import Program, capture, clone
+from laconic.report import plots
 from laconic.train import Training, fit
 from laconic.zoo.timm import mend_torchvision
 
@@ -28,6 +29,13 @@ def _seed(request):
     seed = zlib.crc32(request.node.nodeid.encode())
     torch.manual_seed(seed)
     np.random.seed(seed)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(request, monkeypatch):
+    """Draw the pictures of reports only where reports are tested: they take a second of every command."""
+    if "report" not in request.path.parts:
+        monkeypatch.setattr(plots, "png", lambda chart, path: None)
 
 
 class SmallNetwork(nn.Module):

@@ -74,12 +74,9 @@ def test_every_convolution_and_linear_layer_is_executed_with_integers(name, coun
 
 
 @pytest.mark.parametrize("runtime_name", RUNTIMES)
-@pytest.mark.parametrize(
-    ("name", "left_out"),
-    [("resnet20", {"layer2.0.conv1", "layer2.0.conv2"}), ("vision transformer", {"blocks.1.linear1", "blocks.1.linear2"})],
-    ids=["resnet20", "vision transformer"],
-)
-def test_layers_that_stay_in_float_are_seen(name, left_out, runtime_name, tmp_path):
+def test_layers_that_stay_in_float_are_seen(runtime_name, tmp_path):
     """Two in a row: ONNX Runtime quantizes float weights by itself where it finds integers on both sides of a layer."""
-    layers, integer = executed_with_integers(name, runtime_name, tmp_path / "file.onnx", exclude=tuple(sorted(left_out)))
-    assert layers - integer == left_out
+    left_out = {"resnet20": ("layer2.0.conv1", "layer2.0.conv2"), "vision transformer": ("blocks.1.linear1", "blocks.1.linear2")}
+    name = "vision transformer" if runtime_name == "openvino" else "resnet20"
+    layers, integer = executed_with_integers(name, runtime_name, tmp_path / "file.onnx", exclude=left_out[name])
+    assert layers - integer == set(left_out[name])

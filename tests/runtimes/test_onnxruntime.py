@@ -1,3 +1,4 @@
+import itertools
 from collections import Counter
 from functools import cache
 
@@ -153,8 +154,7 @@ def test_a_quantized_file_holds_and_computes_integers(name, exported):
     assert file.baked == ()
 
 
-@pytest.mark.parametrize("name", QUANTIZED)
-@pytest.mark.parametrize("bits", [4, 7, 8])
+@pytest.mark.parametrize(("name", "bits"), [*((name, 8) for name in QUANTIZED), (QUANTIZED[0], 4), (QUANTIZED[0], 7)])
 def test_weights_without_a_sign_are_as_many_bytes_and_zeros_and_run_in_integer_kernels(name, bits, tmp_path, monkeypatch):
     program, example = captured(name)
     quantize(program, example, bits=(bits, 8))
@@ -323,8 +323,10 @@ def narrow(tmp_path_factory):
     return export
 
 
-@pytest.mark.parametrize("name", QUANTIZED)
-@pytest.mark.parametrize("bits", [(4, 8), (4, 4), (3, 5), (8, 4), (2, 2)])
+@pytest.mark.parametrize(
+    ("name", "bits"),
+    [*itertools.product(QUANTIZED, [(4, 4), (2, 2)]), *itertools.product(QUANTIZED[:2], [(4, 8), (3, 5), (8, 4)])],
+)
 def test_narrow_grids_run_in_integer_kernels_and_compute_the_same(name, bits, narrow):
     program, example, file = narrow(name, *bits)
     kinds = Counter("QGemm" if weight.kind == "linear" else "QLinearConv" for weight in weights(program))
