@@ -21,10 +21,10 @@ RECIPE = [
 ]
 
 
-def command() -> list[str]:
-    """Return what follows `laconic`, after writing the recipe."""
-    RUNS.mkdir(parents=True, exist_ok=True)
-    recipe = RUNS / "recipe.yaml"
+def command(seed: int) -> list[str]:
+    """Return what follows `laconic` for a seed, after writing the recipe."""
+    recipe = folder(seed) / "recipe.yaml"
+    recipe.parent.mkdir(parents=True, exist_ok=True)
     recipe.write_text(yaml.safe_dump(RECIPE))
     words = ["compress", "--recipe", str(recipe), "--model", "zoo:resnet20", "--weights", str(WEIGHTS), "--data", "cifar10-jpeg"]
     return [*words, "--runtime", "lac"]
@@ -37,5 +37,5 @@ def folder(seed: int) -> Path:
 
 if __name__ == "__main__":
     _, chosen = arguments(__doc__, [NAME])
-    record(NAME, RECIPE, lambda _: command(), folder, chosen)
+    record(NAME, RECIPE, command, folder, chosen)
     print("  must: 20 times smaller at 0.5 points; aim: 27 times at 0.3")

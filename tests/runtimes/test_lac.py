@@ -204,6 +204,9 @@ def test_a_network_of_the_zoo_is_delivered_under_its_name_too(tmp_path, capfd, h
     (out / NAMED).unlink()
     with pytest.raises(LaconicError, match=r"named.lac is missing"):
         verify(out)
+    capfd.readouterr()
+    assert run("compress", *words, "--json") == 0
+    assert json.loads(capfd.readouterr().out)["after"]["named_bytes"] is None
 
 
 def test_a_network_that_is_no_longer_the_architecture_is_not_written_under_its_name(tmp_path):

@@ -27,9 +27,14 @@ def infer_shapes(program: Program) -> Program:
     return program
 
 
-class _ShapeRecorder(fx.Interpreter):
+class _Shapes(fx.Interpreter):
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return _recurrent_outputs(*args, **kwargs) if target in RECURRENT else super().call_function(target, args, kwargs)
+
+
+class _ShapeRecorder(_Shapes):
     def run_node(self, n: fx.Node) -> Any:
-        value = super().run_node(n) if n.target not in RECURRENT else _recurrent_outputs(*self.fetch_args_kwargs_from_env(n)[0])
+        value = super().run_node(n)
         n.meta["val"] = value
         return value
 
@@ -54,7 +59,7 @@ def shapes(program: Program, batch: int) -> dict[fx.Node, Any]:
 
     values: dict[fx.Node, Any] = {}
 
-    class Recorder(fx.Interpreter):
+    class Recorder(_Shapes):
         def run_node(self, n: fx.Node) -> Any:
             values[n] = super().run_node(n)
             return values[n]
