@@ -1,5 +1,6 @@
 """What many tests share: small real data, a small network that was trained on it, and everything around them."""
 
+import json
 import zlib
 from dataclasses import replace
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from torch import nn
 
+from laconic import fresh
 from laconic.context import Context
 from laconic.data import Dataset, Split, Splits, split
+from laconic.errors import LaconicError
 from laconic.program import Program, capture, clone
 from laconic.report import plots
 from laconic.train import Training, fit
@@ -36,6 +39,29 @@ def _no_pictures(request, monkeypatch):
     """Draw the pictures of reports only where reports are tested: they take a second of every command."""
     if "report" not in request.path.parts:
         monkeypatch.setattr(plots, "png", lambda chart, path: None)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _measured_here(request):
+    """Measure in this process and briefly, but where fresh processes or the claims of receipts are tested: each takes seconds."""
+    if request.path.stem in ("test_fresh", "test_verify", "test_race"):
+        yield
+        return
+
+    def work(folder, threads, trouble):
+        path = folder / "request.json"
+        request = json.loads(path.read_text())
+        if "seconds" in request["settings"]:
+            request["settings"]["seconds"] = 0.05
+        path.write_text(json.dumps(request))
+        try:
+            fresh._work(folder)
+        except Exception as error:
+            raise LaconicError(f"{trouble}: {error}") from error
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fresh, "_run", work)
+        yield
 
 
 class SmallNetwork(nn.Module):
