@@ -18,6 +18,7 @@ from laconic.errors import LaconicError, unknown
 from laconic.measure import macs
 from laconic.program import Program, capture, clone, packed_bytes, weights
 from laconic.program.lower import ALONE, is_word_kept
+from laconic.program.select import KINDS
 from laconic.receipt import JournalEntry
 from laconic.step import Step, field_notes, settings, step_name
 from laconic.store import Store, key
@@ -219,7 +220,8 @@ def not_kept(steps: Iterable[Step], keeps: frozenset[str], program: Program | No
             found.append(f"{step_name(step)}: {', '.join(sorted(missing))}")
         elif alone and program is not None:
             chosen = weights(program, getattr(step, "include", ()), getattr(step, "exclude", ()))
-            layers = [weight.name.rpartition(".")[0] for weight in chosen if weight.kind not in ALONE]
+            dense = {kind for kind in KINDS if kind not in ALONE and not all(f"{form} of {kind}" in keeps for form in forms)}
+            layers = [weight.name.rpartition(".")[0] for weight in chosen if weight.kind in dense]
             found += [f"{step_name(step)}: {', '.join(sorted(forms))} of {', '.join(layers)}"] if layers else []
     return found
 

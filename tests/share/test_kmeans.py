@@ -16,7 +16,7 @@ from laconic.program.lower import unsupported
 from laconic.program.represent import representations, represented
 from laconic.prune import Magnitude
 from laconic.recipe import not_kept
-from laconic.runtimes import onnxruntime
+from laconic.runtimes import lac, onnxruntime
 from laconic.share import KMeans
 from laconic.share.importance import importance
 from laconic.train import cross_entropy
@@ -248,6 +248,7 @@ def test_settings_out_of_range_are_refused(settings):
 
 def test_runtimes_hold_it_dense_and_it_is_said_beforehand(program, context):
     assert not_kept([KMeans()], onnxruntime.KEEPS) == ["share.KMeans: shared weights"]
+    assert not_kept([KMeans()], lac.KEEPS, program) == []
     KMeans(include="head")(program, context)
     assert unsupported(program, onnxruntime.KEEPS) == ("head.weight: shared weights",)
 
