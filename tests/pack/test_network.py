@@ -7,8 +7,9 @@ from safetensors.torch import save_file
 
 import laconic
 from laconic.errors import LaconicError
-from laconic.pack.network import NETWORK, check_fit, named, named_arrays, program_in, read_program
+from laconic.pack.network import NETWORK, check_fit, named, named_arrays, program_in, read_program, same_weights, write_named
 from laconic.program import capture, clone, dense_state, load, place, read, save
+from laconic.prune import Filters
 from laconic.quantize import Static
 from laconic.zoo.digits import digits_cnn
 from test_cli import run
@@ -79,6 +80,22 @@ def test_tensors_that_do_not_fit_are_told(digits):
     ]:
         with pytest.raises(LaconicError, match=said):
             check_fit(network, given, SPEC)
+
+
+def test_a_network_whose_filters_were_cut_is_named_and_comes_back_as_narrow(digits, context, tmp_path):
+    cut = Filters(ratio=0.5, importance="l2", recovery="none")(clone(digits), context)
+    whole, narrow = (write_named(each, SPEC, tmp_path / f"{name}.lac") for each, name in ((digits, "whole"), (cut, "narrow")))
+    assert narrow < whole / 1.5
+    found, inputs = read_program(tmp_path / "narrow.lac"), torch.randn(5, 1, 8, 8)
+    assert same_weights(found, cut)
+    torch.testing.assert_close(found(inputs), cut.eval()(inputs))
+
+
+def test_shapes_that_no_cut_leads_to_are_told(digits):
+    state = {name: tensor.numpy() for name, tensor in dense_state(digits).items() if "tracked" not in name}
+    weight = next(name for name, array in state.items() if array.ndim == 4)
+    with pytest.raises(LaconicError, match=f"the tensors are not those of {SPEC[:9]}.*: {weight} is "):
+        program_in({NETWORK: SPEC}, {**state, weight: state[weight][:, :, :1]})
 
 
 def test_a_program_that_computes_something_else_is_not_named(digits):

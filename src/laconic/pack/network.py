@@ -18,6 +18,8 @@ from laconic.pack.programs import Arrays, program_of
 from laconic.pack.tensors import read_lac
 from laconic.pack.writer import Array
 from laconic.program import Program, capture, dense_state, example_of, read
+from laconic.program.cut import cut
+from laconic.program.groups import Group, find
 from laconic.program.represent import edges
 from laconic.zoo import MODELS, example, load
 
@@ -50,8 +52,9 @@ def program_in(header: Mapping[str, Any], arrays: Mapping[str, Array]) -> Progra
     """
     if NETWORK not in header:
         return program_of(arrays)
-    network = named(header[NETWORK])
-    check_fit(network, {name: tuple(array.shape) for name, array in arrays.items()}, header[NETWORK])
+    shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+    network = narrowed(named(header[NETWORK]), shapes)
+    check_fit(network, shapes, header[NETWORK])
     for name, array in arrays.items():
         held = read(network, name)
         tensor = torch.from_numpy(np.array(array)).to(held.dtype)
@@ -69,7 +72,8 @@ def named_arrays(program: Program, network: str) -> Arrays:
     state = {name: tensor.numpy() for name, tensor in dense_state(program).items() if not name.endswith(_UNREAD)}
     if edges(program):
         raise LaconicError("activations are quantized, which no named network is: pack it without --network, so that its graph is kept")
-    check_fit(named(network), {name: tuple(array.shape) for name, array in state.items()}, network)
+    shapes = {name: tuple(array.shape) for name, array in state.items()}
+    check_fit(narrowed(named(network), shapes), shapes, network)
     inputs = example_of(program)
     with torch.no_grad():
         try:
@@ -113,6 +117,29 @@ def named(network: str) -> Program:
     if not isinstance(network, str) or not network.startswith(_ZOO) or name.partition("?")[0] not in MODELS:
         raise unknown("network", str(network), [f"{_ZOO}{known}" for known in MODELS])
     return of_zoo(network, None)
+
+
+def narrowed(network: Program, shapes: Mapping[str, tuple[int, ...]]) -> Program:
+    """Cut an architecture, in place, to as many channels as the tensors of a file have; which channels these once were does not matter.
+
+    Returns:
+        The network; its shapes may still be others, where no cut of channels leads to those of the file.
+    """
+    if any(tuple(tensor.shape) != shapes.get(name) for name, tensor in network.state_dict().items() if not name.endswith(_UNREAD)):
+        found = find(network)
+        cut(network, {group.name: range(left) for group in found.groups if (left := _left(group, shapes))}, found)
+    return network
+
+
+def _left(group: Group, shapes: Mapping[str, tuple[int, ...]]) -> int:
+    """Return how many channels of a group the tensors of a file have; 0 where they do not tell or have no fewer."""
+    for slot in group.slots:
+        shape = shapes.get(slot.tensor, ())
+        size = shape[slot.axis] if slot.axis < len(shape) else 0
+        left, rest = divmod(size * group.channels, len(slot.channel))
+        if (slot.channel >= 0).all() and not rest and 0 < left < group.channels:
+            return left
+    return 0
 
 
 def of_zoo(network: str, weights: Path | None) -> Program:
