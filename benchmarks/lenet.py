@@ -5,8 +5,8 @@
 
 Run it from the repository's root; it needs LACONIC_DATA. Each of five seeds trains a float network from random weights and then its small
 one; the first seed's artifact, its receipt and the float weights that it began from go into `records/`. A seed of lenet300 takes 6 minutes
-on one core, one of lenet5 20, of lenet5-mnist-tiny 10, of the others 5 to 8; what was cut off goes on where it was. Every choice was made on the validation
-split, 5,000 of the training images.
+on one core, one of lenet5 20, of lenet5-mnist-tiny 10, of the others 5 to 8; what was cut off goes on where it was. Every choice was made
+on the validation split, 5,000 of the training images.
 """
 
 import subprocess
