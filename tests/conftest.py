@@ -68,10 +68,10 @@ def _measured_here(request):
 
     def work(folder, threads, trouble):
         path = folder / "request.json"
-        request = json.loads(path.read_text())
-        if "seconds" in request["settings"]:
-            request["settings"]["seconds"] = 0.05
-        path.write_text(json.dumps(request))
+        asked = json.loads(path.read_text())
+        if "seconds" in asked["settings"]:
+            asked["settings"]["seconds"] = 0.05
+        path.write_text(json.dumps(asked))
         try:
             fresh._work(folder)
         except Exception as error:
